@@ -1,0 +1,183 @@
+//! Bodies of POST requests and plain datagrams: what kind one is, and the events in it.
+//!
+//! | after leading white space | kind | judged |
+//! | --- | --- | --- |
+//! | starts with `[` | a JSON array of objects | whole |
+//! | is one JSON object | that | whole |
+//! | `application/x-www-form-urlencoded` | one query string | whole |
+//! | `text/ping` | an `<a ping>`: what counts stands in its headers | whole |
+//! | nothing | one event made of the URL's parameters | whole |
+//! | anything else | lines, blank ones skipped | one by one |
+//!
+//! The content type decides nothing about JSON, because a page without preflight can send only three of them.
+
+use serde_json::value::RawValue;
+
+use crate::event::{Event, Id};
+use crate::reason::Refusal;
+
+use super::fault::{Detail, Place, Reject};
+use super::fields::{Fields, Key};
+use super::{Context, DEFAULT_EVENT, MAX_EVENTS, PING_EVENT, object};
+
+/// A body and what its request says about it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Body<'a> {
+    /// The header `Content-Type`, or empty.
+    pub content_type: &'a str,
+    /// The URL's query, defaults for each event.
+    pub query: &'a str,
+    /// The header `Ping-From`, or empty.
+    pub ping_from: &'a str,
+    /// The header `Ping-To`, or empty.
+    pub ping_to: &'a str,
+    /// The body itself, decompressed.
+    pub bytes: &'a [u8],
+}
+
+/// How a body was judged. `taken` and `refused` together are what was received.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// Events that the sink was given and took. If 0, whatever the sink was given does not count.
+    pub taken: u64,
+    /// Events refused, by [`Refusal`].
+    pub refused: [u64; Refusal::ALL.len()],
+    /// The first refusal.
+    pub first: Option<Reject>,
+}
+
+impl Judged {
+    /// All events refused, whatever for.
+    pub fn refused(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+
+    fn refuse(&mut self, events: usize, reject: Reject) {
+        self.refused[reject.reason().index()] += events as u64;
+        self.first.get_or_insert(reject);
+    }
+
+    fn whole(events: usize, result: Result<(), Reject>) -> Self {
+        let mut judged = Self::default();
+        match result {
+            Ok(()) => judged.taken = events as u64,
+            Err(reject) => judged.refuse(events, reject),
+        }
+        judged
+    }
+}
+
+/// Reads a body and gives its events to the sink, in order, which may refuse them for reasons of its own.
+///
+/// What is judged whole is given out while it is read: **if nothing is taken in the end, the caller drops what
+/// its sink was given.** A body that cannot be read at all counts as one event refused.
+pub fn from_body(
+    body: &Body<'_>,
+    context: &Context<'_>,
+    new_id: &mut dyn FnMut() -> Id,
+    sink: &mut dyn FnMut(&Event<'_>) -> Result<(), Detail>,
+) -> Judged {
+    let media_type = body.content_type.split(';').next().unwrap_or_default().trim_ascii();
+    if media_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
+        return Judged::whole(1, Err(Detail::Multipart.into()));
+    }
+    let url = Fields::of_query(body.query.as_bytes());
+    let mut out = Out { url: &url, context, new_id, sink };
+    let bytes = trim(body.bytes);
+    match bytes.first() {
+        Some(b'[') => return array(bytes, &mut out),
+        Some(b'{') => {
+            // lossy: a bad byte must not make lines of a whole object
+            let text = String::from_utf8_lossy(bytes);
+            if serde_json::from_str::<&RawValue>(&text).is_ok() {
+                return Judged::whole(1, whole_object(bytes, &mut out).map_err(Reject::from));
+            }
+        }
+        _ => {}
+    }
+    let one = if media_type.eq_ignore_ascii_case("text/ping") {
+        let mut fields = Fields::default();
+        fields.put_known(Key::Page, body.ping_from);
+        fields.put_known(Key::Target, body.ping_to);
+        out.give(fields, PING_EVENT)
+    } else if bytes.is_empty() || media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        out.give(Fields::of_query(bytes), DEFAULT_EVENT)
+    } else {
+        return lines(bytes, &mut out);
+    };
+    Judged::whole(1, one.map_err(Reject::from))
+}
+
+/// Where the events go, and what is the same for all of them.
+struct Out<'a, 's> {
+    url: &'a Fields<'a>,
+    context: &'a Context<'a>,
+    new_id: &'s mut dyn FnMut() -> Id,
+    sink: &'s mut dyn FnMut(&Event<'_>) -> Result<(), Detail>,
+}
+
+impl<'a> Out<'a, '_> {
+    fn give<'e>(&mut self, mut fields: Fields<'e>, name: &'e str) -> Result<(), Detail>
+    where
+        'a: 'e,
+    {
+        fields.add_missing(self.url);
+        let event = fields.into_event(name, self.context, self.new_id)?;
+        (self.sink)(&event)
+    }
+}
+
+fn whole_object(bytes: &[u8], out: &mut Out<'_, '_>) -> Result<(), Detail> {
+    let text = str::from_utf8(bytes).map_err(|_| Detail::NotUtf8)?;
+    out.give(object::fields(text)?, DEFAULT_EVENT)
+}
+
+fn array(bytes: &[u8], out: &mut Out<'_, '_>) -> Judged {
+    let text = str::from_utf8(bytes).map_err(|_| Detail::NotUtf8);
+    let entries = text.and_then(|text| serde_json::from_str(text).map_err(|error| Detail::Json { error }));
+    let entries: Vec<&RawValue> = match entries {
+        Ok(entries) => entries,
+        Err(detail) => return Judged::whole(1, Err(detail.into())),
+    };
+    match entries.len() {
+        0 => return Judged::whole(1, Err(Detail::NoEvents.into())),
+        events if events > MAX_EVENTS => return Judged::whole(events, Err(Detail::TooMany { events }.into())),
+        _ => {}
+    }
+    let bad = entries.iter().enumerate().find_map(|(index, entry)| {
+        let given = object::fields(entry.get()).and_then(|fields| out.give(fields, DEFAULT_EVENT));
+        given.err().map(|detail| Reject { place: Place::Entry(index + 1), detail })
+    });
+    Judged::whole(entries.len(), bad.map_or(Ok(()), Err))
+}
+
+fn lines(bytes: &[u8], out: &mut Out<'_, '_>) -> Judged {
+    let numbered = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate();
+    let lines = numbered.filter(|(_, line)| !line.is_empty());
+    let events = lines.clone().count();
+    if events > MAX_EVENTS {
+        return Judged::whole(events, Err(Detail::TooMany { events }.into()));
+    }
+    let mut judged = Judged::default();
+    for (index, line) in lines {
+        match line_fields(line).and_then(|fields| out.give(fields, DEFAULT_EVENT)) {
+            Ok(()) => judged.taken += 1,
+            Err(detail) => judged.refuse(1, Reject { place: Place::Line(index + 1), detail }),
+        }
+    }
+    judged
+}
+
+fn line_fields(line: &[u8]) -> Result<Fields<'_>, Detail> {
+    match line.first() {
+        Some(b'{') => object::fields(str::from_utf8(line).map_err(|_| Detail::NotUtf8)?),
+        _ if line.contains(&b'=') => Ok(Fields::of_query(line)),
+        _ => Err(Detail::NotALine),
+    }
+}
+
+/// Without white space at both ends and a byte order mark.
+fn trim(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.trim_ascii();
+    bytes.strip_prefix(b"\xEF\xBB\xBF").map_or(bytes, <[u8]>::trim_ascii)
+}

@@ -1,0 +1,74 @@
+//! Beacons: the bytes that arrive, and how they become events.
+//!
+//! The rule: whatever arrives, every event in it is either given out whole and checked or refused for a reason,
+//! and the number of both is known. Nothing here panics on input, reads a clock or draws a random number: the
+//! time, and ids for events without one, are given.
+//!
+//! ```text
+//!  query ─────────────┐
+//!  form, ping, lines ─┼─▶ fields: key → text ─▶ defaults, checks ─▶ event
+//!  JSON ──────────────┘
+//! ```
+
+mod body;
+mod fault;
+mod fields;
+mod number;
+mod object;
+mod page;
+mod props;
+mod query;
+#[cfg(test)]
+mod tests;
+mod warnings;
+
+use std::net::IpAddr;
+
+use crate::event::{Event, Id};
+use crate::reason::Front;
+use crate::time::Millis;
+
+pub use body::{Body, Judged, from_body};
+pub use fault::{Detail, Place, Reject};
+pub use page::site_name;
+pub use query::parameter;
+pub use warnings::{Warning, warnings};
+
+use fields::Fields;
+
+/// The most events that one body may have.
+pub const MAX_EVENTS: usize = 1000;
+
+/// The name of an event that has none.
+pub const DEFAULT_EVENT: &str = "beacon";
+
+/// The name of an event that has none and is a followed link.
+pub const PING_EVENT: &str = "click";
+
+/// What is known about a beacon beside its own words.
+#[derive(Clone, Debug)]
+pub struct Context<'a> {
+    /// When it arrived.
+    pub received_at: Millis,
+    /// The door that it came through.
+    pub front: Front,
+    /// The visitor's address, as much of it as may be kept.
+    pub ip: Option<IpAddr>,
+    /// The header `Referer`, or empty.
+    pub referer: &'a str,
+    /// The header `Origin`, or empty.
+    pub origin: &'a str,
+    /// The header `User-Agent`, or empty.
+    pub user_agent: &'a str,
+    /// The visitor asked not to be followed (`Sec-GPC: 1`, `DNT: 1`): neither visitor id nor address is kept.
+    pub private: bool,
+}
+
+/// Reads the one event that a URL's query is: the pixel.
+pub fn from_query<'a>(
+    query: &'a str,
+    context: &Context<'a>,
+    new_id: &mut dyn FnMut() -> Id,
+) -> Result<Event<'a>, Reject> {
+    Ok(Fields::of_query(query.as_bytes()).into_event(DEFAULT_EVENT, context, new_id)?)
+}
