@@ -4,6 +4,7 @@
 //! record stands it looks at every 8th byte behind for the next one, and says by ordinals how many the hole had.
 
 use super::frame::{Check, FRAME_LEN, Framing, MAX_PAYLOAD, MIN_FRAMED, framed_len};
+use super::header::UNKNOWN_ORDINAL;
 use super::mark::Mark;
 
 /// Bytes asked for at a time: large enough that the call costs little beside the checksums.
@@ -63,7 +64,7 @@ pub struct Gap {
 
 impl Scanner {
     /// Scans from a place between two records up to the offset `end`; `end_ordinal` is that of the record which
-    /// would stand there, if it is known.
+    /// would stand there, if it is known. Where that of the first is [`UNKNOWN_ORDINAL`], any is believed.
     pub fn new(framing: Framing, from: Mark, end: u64, end_ordinal: Option<u64>) -> Self {
         Self { framing, window: Vec::new(), window_at: from.length, filled: 0, next: from, end, end_ordinal, gap: None }
     }
@@ -91,7 +92,9 @@ impl Scanner {
             // Outside a hole any ordinal is believed. Inside, only what the hole can have held: cheap to test,
             // and it keeps hostile payloads from costing a checksum every 8 bytes.
             let plausible = |ordinal: u64| {
-                in_gap.is_none_or(|held| ordinal.checked_sub(next_ordinal).is_some_and(|skipped| skipped <= held))
+                next_ordinal == UNKNOWN_ORDINAL
+                    || in_gap
+                        .is_none_or(|held| ordinal.checked_sub(next_ordinal).is_some_and(|skipped| skipped <= held))
             };
             match self.framing.check(bytes, offset, self.end - offset, plausible) {
                 Check::Needs(len) => self.fill(at, len, &mut read)?,
@@ -300,6 +303,18 @@ mod tests {
         let (bytes, end) = segment(1, &payloads);
         let (records, gaps) = scan(1, &bytes, end.length, Some(end.ordinal));
         assert_eq!((records.len(), gaps.len()), (20, 0));
+    }
+
+    #[test]
+    fn without_a_first_ordinal_records_behind_a_hole_are_found_all_the_same() {
+        let (mut bytes, end) = segment(1, &vec![vec![3; 100]; 100]);
+        bytes[HEADER_LEN..HEADER_LEN + 4096].fill(0);
+        let from = Mark { ordinal: UNKNOWN_ORDINAL, ..START };
+        let mut scanner = Scanner::new(Framing::new(1, BASE), from, end.length, None);
+        let Ok(Some(Found::Gap(gap))) = scanner.next(read_from(&bytes)) else { panic!("a hole") };
+        assert_eq!((gap.from, gap.records), (START.length, None));
+        let Ok(Some(Found::Record(record))) = scanner.next(read_from(&bytes)) else { panic!("a record") };
+        assert_eq!(record.ordinal, 10 + 4096_u64.div_ceil(framed_len(100) as u64));
     }
 
     #[test]

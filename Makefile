@@ -1,0 +1,37 @@
+# `make run` tries Tallylight out, `make test` runs every test. Both need Rust and a C compiler, and Debian.
+
+# Where `make run` keeps the log and writes the Parquet files: make run DATA=/tmp/shop
+DATA ?= data
+export DATA
+
+.PHONY: help build run test test-env fmt lint bench-log clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## release binaries of both programs, in target/release
+	cargo build --release --bins -p tallylight-collector -p tallylight-compactor
+
+run: build ## collector with the demo bookshop, and the compactor, until Ctrl-C (DATA=folder)
+	@deploy/run.sh
+
+test: test-env ## installs what the tests need, then runs all of them
+	cargo test --workspace --no-fail-fast
+
+test-env: ## what the tests need from Debian, PyPI and npm, in .test-env
+	@deploy/test-env.sh
+
+fmt: ## formats the code
+	cargo fmt --all
+
+lint: ## format, lints and documentation, as CI wants them
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+bench-log: ## appending to the log, beside write(2)
+	cargo run --release -p tallylight-benches -- log
+
+clean: ## all that was built, but neither data nor .test-env
+	cargo clean

@@ -1,0 +1,394 @@
+//! The door: every event that reaches it has exactly one outcome, and is counted where the outcome is decided.
+//!
+//! Taken, refused (never send it again) or shed (try later). The outcome travels in the same batch as the
+//! records, so that the writer's ledger never counts what it has not seen. Nothing here waits: a full channel
+//! is an outcome, too.
+//!
+//! There is one door a worker. It gathers what comes in until the worker goes idle ([`Door::flush`], called
+//! when the thread parks), the batch is large, or a millisecond has passed: so the channel costs something a
+//! batch, not an event, and a pixel is answered before its event is on the way.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tallylight_proto::beacon::{self, Body, Context, Detail, Judged, Reject};
+use tallylight_proto::{Event, Front, Refusal, Shed};
+use tokio::sync::{oneshot, watch};
+
+use crate::ids::IdMaker;
+use crate::log::{Appender, Batch, Level};
+use crate::sites::Sites;
+
+/// A batch of this size is sent at once: some hundred events.
+const BATCH_BYTES: usize = 64 * 1024;
+/// A batch of this age is sent with the next event, however busy the worker is.
+const BATCH_AGE: Duration = Duration::from_millis(1);
+
+/// Where a sender learns that its events are where it wants them, or that they could not be taken. Closed
+/// without a word if the log has failed.
+pub type Ack = oneshot::Receiver<Result<(), Shed>>;
+
+/// What becomes of one event that nobody waits for.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is on its way to the log.
+    Taken,
+    /// It will never be taken.
+    Refused(Reject),
+    /// It cannot be taken now.
+    Shed(Shed),
+}
+
+/// What becomes of a body of events.
+#[derive(Debug)]
+pub enum Posted {
+    /// Those that are good are on their way to the log.
+    Sent {
+        /// Says when they are there.
+        ack: Ack,
+        /// How many are no good.
+        refused: u64,
+        /// What is wrong with the first of those.
+        first: Option<Reject>,
+    },
+    /// None will ever be taken; this is wrong with the first.
+    Refused(Reject),
+    /// Those that are good cannot be taken now.
+    Shed(Shed),
+}
+
+/// One worker's door.
+pub struct Door {
+    batch: RefCell<Batch>,
+    appender: Appender,
+    ids: RefCell<IdMaker>,
+    sites: RefCell<Arc<Sites>>,
+    /// Says when there is another list.
+    new_sites: RefCell<watch::Receiver<Arc<Sites>>>,
+    /// The last batch found the channel full; until one gets through, so does every event.
+    is_blocked: Cell<bool>,
+    is_closed: Cell<bool>,
+}
+
+impl Door {
+    /// A door to the log, open.
+    pub fn new(appender: Appender, ids: IdMaker, mut sites: watch::Receiver<Arc<Sites>>) -> Self {
+        let current = Arc::clone(&sites.borrow_and_update());
+        Self {
+            batch: RefCell::new(appender.batch()),
+            appender,
+            ids: RefCell::new(ids),
+            sites: RefCell::new(current),
+            new_sites: RefCell::new(sites),
+            is_blocked: Cell::new(false),
+            is_closed: Cell::new(false),
+        }
+    }
+
+    /// A pixel: one event in a query string.
+    pub fn pixel(&self, query: &str, context: &Context<'_>) -> Outcome {
+        let shed = self.shedding();
+        let result = self.look(query, context);
+        let mut batch = self.batch.borrow_mut();
+        match (result, shed) {
+            (Err(reject), _) => {
+                batch.refuse(context.front, reject.reason(), 1);
+                Outcome::Refused(reject)
+            }
+            (Ok(_), Some(reason)) => {
+                batch.shed(context.front, reason, 1);
+                Outcome::Shed(reason)
+            }
+            (Ok(event), None) => {
+                batch.push(&event);
+                drop(batch);
+                self.flush_if_due();
+                Outcome::Taken
+            }
+        }
+    }
+
+    /// What [`Door::pixel`] would make of this query. Counts nothing.
+    ///
+    /// # Errors
+    /// If it would refuse it.
+    pub fn look<'a>(&self, query: &'a str, context: &Context<'a>) -> Result<Event<'a>, Reject> {
+        let event = beacon::from_query(query, context, &mut || self.ids.borrow_mut().make(context.received_at))?;
+        self.admit(&event)?;
+        Ok(event)
+    }
+
+    /// A body of any kind.
+    pub fn body(&self, body: &Body<'_>, context: &Context<'_>, level: Level) -> Posted {
+        if let Some(reason) = self.shedding() {
+            // read all the same: how many are shed is known by reading only
+            let judged = self.judge(body, context, &mut |_| {});
+            return self.settle(judged, context.front, |batch, taken| {
+                batch.shed(context.front, reason, taken);
+                Err(reason)
+            });
+        }
+        let is_large = self.batch.borrow().bytes() + body.bytes.len() > BATCH_BYTES;
+        if is_large || may_be_an_array(body.bytes) {
+            return self.body_apart(body, context, level);
+        }
+        let mut batch = self.batch.take();
+        let first = batch.len();
+        let judged = self.judge(body, context, &mut |event| batch.push(event));
+        self.batch.replace(batch);
+        let posted = self.settle(judged, context.front, |batch, _| {
+            let (sender, ack) = oneshot::channel();
+            batch.ack_since(first, level, sender);
+            Ok(ack)
+        });
+        self.flush_if_due();
+        posted
+    }
+
+    /// A body in a batch of its own: an array is given out before it is known to be good as a whole, and is then
+    /// dropped together with its batch.
+    fn body_apart(&self, body: &Body<'_>, context: &Context<'_>, level: Level) -> Posted {
+        let mut apart = self.appender.batch();
+        let judged = self.judge(body, context, &mut |event| apart.push(event));
+        // what came earlier goes earlier, which also shows whether there is room
+        self.flush();
+        self.settle(judged, context.front, |batch, taken| {
+            let (sender, ack) = oneshot::channel();
+            apart.ack_since(0, level, sender);
+            if self.is_blocked.get() || self.appender.try_send(apart).is_err() {
+                batch.shed(context.front, Shed::Queue, taken);
+                return Err(Shed::Queue);
+            }
+            Ok(ack)
+        })
+    }
+
+    /// An event, or a body, that was not even read.
+    pub fn refuse(&self, front: Front, reason: Refusal) {
+        self.batch.borrow_mut().refuse(front, reason, 1);
+    }
+
+    /// A body that is not waited for any longer.
+    pub fn shed(&self, front: Front, reason: Shed) {
+        self.batch.borrow_mut().shed(front, reason, 1);
+    }
+
+    /// From now on everything is shed: the collector is stopping.
+    pub fn close(&self) {
+        self.is_closed.set(true);
+    }
+
+    /// Sends what was gathered. If the channel is full the records are given up and their counts kept for the
+    /// next time.
+    pub fn flush(&self) {
+        let mut batch = self.batch.borrow_mut();
+        if batch.is_empty() {
+            return;
+        }
+        let full = std::mem::replace(&mut *batch, self.appender.batch());
+        let sent = self.appender.try_send(full);
+        self.is_blocked.set(sent.is_err());
+        if let Err(mut full) = sent {
+            full.give_up(Shed::Queue);
+            *batch = full;
+        }
+    }
+
+    /// Whether anything waits to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.batch.borrow().is_empty()
+    }
+
+    fn flush_if_due(&self) {
+        let batch = self.batch.borrow();
+        let is_due = batch.bytes() >= BATCH_BYTES || batch.opened().is_some_and(|opened| opened.elapsed() >= BATCH_AGE);
+        drop(batch);
+        if is_due {
+            self.flush();
+        }
+    }
+
+    /// Why no event can be taken now, if so.
+    fn shedding(&self) -> Option<Shed> {
+        if self.is_closed.get() {
+            return Some(Shed::Draining);
+        }
+        if self.appender.is_shedding() {
+            return Some(Shed::Disk);
+        }
+        if self.is_blocked.get() {
+            self.flush();
+        }
+        self.is_blocked.get().then_some(Shed::Queue)
+    }
+
+    /// Reads a body and gives the events that may come in to `take`.
+    fn judge(&self, body: &Body<'_>, context: &Context<'_>, take: &mut dyn FnMut(&Event<'_>)) -> Judged {
+        let mut new_id = || self.ids.borrow_mut().make(context.received_at);
+        beacon::from_body(body, context, &mut new_id, &mut |event| {
+            self.admit(event)?;
+            take(event);
+            Ok(())
+        })
+    }
+
+    /// Counts what is refused, and has `take` see to the rest if there is any.
+    fn settle(&self, judged: Judged, front: Front, take: impl FnOnce(&mut Batch, u64) -> Result<Ack, Shed>) -> Posted {
+        let mut batch = self.batch.borrow_mut();
+        for (reason, events) in Refusal::ALL.into_iter().zip(judged.refused) {
+            if events > 0 {
+                batch.refuse(front, reason, events);
+            }
+        }
+        let refused = judged.refused();
+        match (judged.taken, judged.first) {
+            (0, Some(first)) => Posted::Refused(first),
+            (taken, first) => match take(&mut batch, taken) {
+                Ok(ack) => Posted::Sent { ack, refused, first },
+                Err(reason) => Posted::Shed(reason),
+            },
+        }
+    }
+
+    fn admit(&self, event: &Event<'_>) -> Result<(), Detail> {
+        let mut new_sites = self.new_sites.borrow_mut();
+        // an error says that the list will never change again
+        if new_sites.has_changed().unwrap_or(false) {
+            self.sites.replace(Arc::clone(&new_sites.borrow_and_update()));
+        }
+        if self.sites.borrow().contains(&event.site) { Ok(()) } else { Err(Detail::Site) }
+    }
+}
+
+/// Whether a body may be a JSON array. No array is missed, whatever stands before it that decoding skips.
+fn may_be_an_array(bytes: &[u8]) -> bool {
+    let skipped = |byte: &u8| byte.is_ascii_whitespace() || b"\xEF\xBB\xBF".contains(byte);
+    bytes.iter().find(|byte| !skipped(byte)) == Some(&b'[')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{Log, Options, Status};
+
+    /// A door to a log of its own.
+    struct Fixture {
+        door: Door,
+        log: Log,
+        status: Arc<Status>,
+        set_sites: watch::Sender<Arc<Sites>>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let options = Options {
+                data: folder.path().to_owned(),
+                node: "test-000000".into(),
+                segment_size: 1 << 20,
+                sync_interval: Duration::from_secs(1),
+                reserve: 0,
+            };
+            let (log, _) = Log::start(options, |error| panic!("{error}")).unwrap();
+            let (set_sites, sites) = watch::channel(Arc::default());
+            let door = Door::new(log.appender(), IdMaker::new().unwrap(), sites);
+            Self { door, status: log.status(), log, set_sites, _folder: folder }
+        }
+
+        fn post(&self, bytes: &[u8]) -> Posted {
+            self.door.body(&Body { bytes, ..Body::default() }, &context(), Level::Logged)
+        }
+
+        /// The ledger, when all is over.
+        fn finish(self) -> tallylight_proto::Counts {
+            self.door.flush();
+            drop(self.door);
+            self.log.finish();
+            self.status.snapshot().counts
+        }
+    }
+
+    fn context() -> Context<'static> {
+        Context {
+            received_at: 1_772_323_200_000,
+            front: Front::Http2,
+            ip: None,
+            referer: "",
+            origin: "",
+            user_agent: "",
+            private: false,
+        }
+    }
+
+    #[test]
+    fn every_event_has_one_outcome_whichever_way_it_comes() {
+        let fixture = Fixture::new();
+        assert!(matches!(fixture.door.pixel("a=1", &context()), Outcome::Taken));
+        assert!(matches!(fixture.door.pixel("id=x", &context()), Outcome::Refused(_)));
+        assert!(matches!(fixture.post(b"a=1\nnothing\na=2"), Posted::Sent { refused: 1, first: Some(_), .. }));
+        assert!(matches!(fixture.post(b"[{},{},{}]"), Posted::Sent { refused: 0, first: None, .. }));
+        assert!(matches!(fixture.post(b"[{},{},3]"), Posted::Refused(_)));
+        fixture.door.refuse(Front::Http2, Refusal::TooLarge);
+        let counts = fixture.finish();
+        assert_eq!(counts.received[Front::Http2.index()], 12);
+        assert_eq!(counts.logged, 6);
+        assert_eq!(counts.refused[Refusal::Malformed.index()], 5);
+        assert_eq!(counts.refused[Refusal::TooLarge.index()], 1);
+        assert!(counts.is_balanced());
+    }
+
+    #[test]
+    fn a_closed_door_sheds_what_is_good_and_refuses_what_is_not() {
+        let fixture = Fixture::new();
+        fixture.door.close();
+        assert!(matches!(fixture.door.pixel("a=1", &context()), Outcome::Shed(Shed::Draining)));
+        assert!(matches!(fixture.post(b"a=1\nnothing\na=2"), Posted::Shed(Shed::Draining)));
+        assert!(matches!(fixture.post(b"[{},{}]"), Posted::Shed(Shed::Draining)));
+        assert!(matches!(fixture.post(b"nothing"), Posted::Refused(_)));
+        let counts = fixture.finish();
+        assert_eq!((counts.logged, counts.shed[Shed::Draining.index()]), (0, 5));
+        assert_eq!(counts.refused[Refusal::Malformed.index()], 2);
+        assert!(counts.is_balanced());
+    }
+
+    #[test]
+    fn a_new_list_of_sites_holds_from_the_next_event_on() {
+        let fixture = Fixture::new();
+        assert!(matches!(fixture.door.pixel("site=a", &context()), Outcome::Taken));
+        fixture.set_sites.send_replace(Arc::new(Sites::load(&["b".into()], None).unwrap()));
+        assert!(matches!(fixture.door.pixel("site=a", &context()), Outcome::Refused(_)));
+        assert!(matches!(fixture.door.pixel("site=B", &context()), Outcome::Taken));
+        assert!(fixture.finish().is_balanced());
+    }
+
+    #[test]
+    fn looking_counts_nothing() {
+        let fixture = Fixture::new();
+        assert!(fixture.door.look("a=1", &context()).is_ok());
+        assert!(fixture.door.look("id=x", &context()).is_err());
+        assert!(fixture.finish().is_zero());
+    }
+
+    #[test]
+    fn whoever_waits_is_told_when_the_events_are_in_the_log() {
+        let fixture = Fixture::new();
+        let Posted::Sent { ack: one, .. } = fixture.post(b"a=1") else { panic!("not taken") };
+        let Posted::Sent { ack: array, .. } = fixture.post(b"[{}]") else { panic!("not taken") };
+        fixture.door.flush();
+        assert_eq!(one.blocking_recv(), Ok(Ok(())));
+        assert_eq!(array.blocking_recv(), Ok(Ok(())));
+        assert_eq!(fixture.finish().logged, 2);
+    }
+
+    #[test]
+    fn an_array_is_seen_behind_white_space_and_a_byte_order_mark() {
+        for body in ["[]", " \r\n\t[", "\u{feff}[", " \u{feff} ["] {
+            assert!(may_be_an_array(body.as_bytes()), "{body:?}");
+        }
+        for body in ["", " ", "{}", "a=[", "{\"a\":[]}"] {
+            assert!(!may_be_an_array(body.as_bytes()), "{body:?}");
+        }
+    }
+}

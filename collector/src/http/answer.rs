@@ -1,0 +1,227 @@
+//! Answers: a status, a few static headers, and those that every answer has.
+//!
+//! The rule kept here: each answer can be read by any page (CORS), is cached by nobody, sets no cookie, and says
+//! in `Tallylight-Refused` why it is not what was asked for.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use tallylight_proto::{Refusal, Shed};
+
+static REFUSED: HeaderName = HeaderName::from_static("tallylight-refused");
+static RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// The smallest GIF that all browsers take: one transparent pixel.
+const PIXEL: &[u8; 43] =
+    b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0\x21\xF9\x04\x01\0\0\0\0\x2C\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0\x3B";
+
+/// What is answered to one request.
+#[derive(Debug)]
+pub struct Answer {
+    status: StatusCode,
+    body: Bytes,
+    content_type: Option<&'static str>,
+    refused: Option<HeaderValue>,
+    extra: &'static [(HeaderName, &'static str)],
+    retry_after: Option<&'static str>,
+}
+
+impl Answer {
+    /// This status and nothing more.
+    pub fn status(status: StatusCode) -> Self {
+        Self { status, body: Bytes::new(), content_type: None, refused: None, extra: &[], retry_after: None }
+    }
+
+    /// `204`
+    pub fn no_content() -> Self {
+        Self::status(StatusCode::NO_CONTENT)
+    }
+
+    /// `200` and the transparent GIF.
+    pub fn pixel() -> Self {
+        Self {
+            status: StatusCode::OK,
+            body: Bytes::from_static(PIXEL),
+            content_type: Some("image/gif"),
+            ..Self::no_content()
+        }
+    }
+
+    /// `200` and what it is.
+    pub fn content(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status: StatusCode::OK, body: body.into(), content_type: Some(content_type), ..Self::no_content() }
+    }
+
+    /// A refusal: one line of text that says what is wrong.
+    pub fn refused(status: StatusCode, word: &'static str, line: impl Display) -> Self {
+        Self {
+            status,
+            body: Bytes::from(format!("{word}: {line}\n")),
+            content_type: Some("text/plain; charset=utf-8"),
+            refused: Some(HeaderValue::from_static(word)),
+            ..Self::no_content()
+        }
+    }
+
+    /// An event, or all events, refused by the door.
+    pub fn refusal(reason: Refusal, line: impl Display) -> Self {
+        Self::refused(status_of(reason), reason.label(), line)
+    }
+
+    /// Not taken now.
+    pub fn shed(reason: Shed) -> Self {
+        let status = match reason {
+            Shed::Queue | Shed::Disk | Shed::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Shed::Rate => StatusCode::TOO_MANY_REQUESTS,
+        };
+        let line = match reason {
+            Shed::Queue => "more comes in than can be written, try again",
+            Shed::Disk => "the disk is full, try again later",
+            Shed::Draining => "stopping, try again",
+            Shed::Rate => "too much from this address, try again later",
+        };
+        Self { retry_after: Some(retry_after(reason)), ..Self::refused(status, reason.label(), line) }
+    }
+
+    /// The transparent GIF in place of the text, so that no page shows a broken image.
+    pub fn with_pixel(self) -> Self {
+        Self { body: Bytes::from_static(PIXEL), content_type: Some("image/gif"), ..self }
+    }
+
+    /// With a word in `Tallylight-Refused`.
+    pub fn with_refused(self, word: &'static str) -> Self {
+        Self { refused: Some(HeaderValue::from_static(word)), ..self }
+    }
+
+    /// With the number of events that were refused and the first reason.
+    pub fn with_some_refused(self, events: u64, first: Refusal) -> Self {
+        let text = format!("{events} {}", first.label());
+        let refused = HeaderValue::try_from(text).expect("digits and a label are a header");
+        Self { refused: Some(refused), ..self }
+    }
+
+    /// With these headers, too.
+    pub fn with(self, extra: &'static [(HeaderName, &'static str)]) -> Self {
+        Self { extra, ..self }
+    }
+
+    /// The first digit of its status.
+    pub fn class(&self) -> u16 {
+        self.status.as_u16() / 100
+    }
+
+    /// The answer as it is sent to a page of this origin. `headers` are the request's, used again for their
+    /// memory; with `is_head` the body stays here.
+    pub fn into_response(self, mut headers: HeaderMap, is_head: bool) -> Response<Full<Bytes>> {
+        let origin = headers.remove(header::ORIGIN);
+        headers.clear();
+        let mut put =
+            |name: HeaderName, value: &'static str| drop(headers.insert(name, HeaderValue::from_static(value)));
+        put(header::CACHE_CONTROL, "no-store");
+        put(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+        put(RESOURCE_POLICY.clone(), "cross-origin");
+        put(header::ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After, Tallylight-Refused");
+        if origin.is_some() {
+            put(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
+            put(header::VARY, "Origin");
+        }
+        if let Some(content_type) = self.content_type {
+            put(header::CONTENT_TYPE, content_type);
+        }
+        if let Some(seconds) = self.retry_after {
+            put(header::RETRY_AFTER, seconds);
+        }
+        for (name, value) in self.extra {
+            put(name.clone(), value);
+        }
+        let allowed = origin.unwrap_or(const { HeaderValue::from_static("*") });
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+        if let Some(refused) = self.refused {
+            headers.insert(REFUSED.clone(), refused);
+        }
+        let body = if is_head && self.status != StatusCode::NO_CONTENT {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+            Bytes::new()
+        } else {
+            self.body
+        };
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+fn status_of(reason: Refusal) -> StatusCode {
+    match reason {
+        Refusal::Malformed => StatusCode::BAD_REQUEST,
+        Refusal::Site | Refusal::Speculative | Refusal::Signature => StatusCode::FORBIDDEN,
+        Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::Type => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    }
+}
+
+/// Seconds after which trying again makes sense: a queue is short, a restart takes a moment, and a disk is not
+/// emptied at once.
+fn retry_after(reason: Shed) -> &'static str {
+    match reason {
+        Shed::Queue => "1",
+        Shed::Draining => "5",
+        Shed::Disk => "30",
+        Shed::Rate => "60",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(answer: Answer, origin: Option<&str>) -> HeaderMap {
+        let mut request = HeaderMap::new();
+        request.insert("cookie", "secret=1".parse().unwrap());
+        if let Some(origin) = origin {
+            request.insert("origin", origin.parse().unwrap());
+        }
+        answer.into_response(request, false).into_parts().0.headers
+    }
+
+    #[test]
+    fn an_origin_is_echoed_with_credentials_and_none_is_a_star() {
+        for origin in ["https://shop.example", "null"] {
+            let headers = headers(Answer::no_content(), Some(origin));
+            assert_eq!(headers["access-control-allow-origin"], origin);
+            assert_eq!(headers["access-control-allow-credentials"], "true");
+            assert_eq!(headers["vary"], "Origin");
+        }
+        let headers = headers(Answer::no_content(), None);
+        assert_eq!(headers["access-control-allow-origin"], "*");
+        assert!(!headers.contains_key("access-control-allow-credentials"));
+    }
+
+    #[test]
+    fn nothing_of_the_request_is_in_the_answer() {
+        let headers = headers(Answer::pixel(), None);
+        assert!(!headers.contains_key("cookie") && !headers.contains_key("set-cookie"));
+        assert_eq!(headers["cache-control"], "no-store");
+        assert_eq!(headers["cross-origin-resource-policy"], "cross-origin");
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+    }
+
+    #[test]
+    fn what_is_shed_says_when_to_come_again() {
+        for reason in Shed::ALL {
+            let response = Answer::shed(reason).into_response(HeaderMap::new(), false);
+            assert_eq!(response.headers()["tallylight-refused"], reason.label());
+            let seconds: u32 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+            assert!(seconds > 0);
+        }
+    }
+
+    #[test]
+    fn the_pixel_is_a_gif_of_one_pixel() {
+        assert_eq!(&PIXEL[..10], b"GIF89a\x01\0\x01\0");
+        assert_eq!(PIXEL.last(), Some(&b';'));
+    }
+}

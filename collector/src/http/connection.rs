@@ -1,0 +1,198 @@
+//! One connection: which protocol it speaks, and for how long.
+//!
+//! The rule kept here: every wait has an end. A peer that says nothing, says half of something, or takes no
+//! answer costs a connection for as long as the settings allow, and no other peer anything.
+//!
+//! hyper refuses by itself what is no HTTP (400) and a head of more than twice what it may be (431), without the
+//! headers of our answers. Browsers send neither; a head that is merely too large gets a whole answer.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+
+use super::replay::Replay;
+use super::{Shared, answer};
+
+/// How an HTTP/2 connection begins (RFC 9113, 3.4). No request line of HTTP/1 begins with these three.
+const PREFACE: &[u8] = b"PRI";
+/// What is read at first: most requests whole.
+const FIRST_READ: usize = 2048;
+/// Requests at a time on one HTTP/2 connection: what RFC 9113, 6.5.2, wants at least.
+const STREAMS: u32 = 100;
+/// Streams that a peer may open and reset before they are looked at (CVE-2023-44487).
+const RESET_STREAMS: usize = 20;
+/// Streams that a peer's errors may reset.
+const ERROR_RESETS: usize = 128;
+/// Answers are small.
+const SEND_BUFFER: usize = 16 * 1024;
+/// How long a connection that was accepted while stopping may take to say something.
+const LATE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long an idle HTTP/2 connection may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Serves a connection until it ends, or the collector does.
+pub async fn serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) {
+    // what the peer did wrong is the peer's to know, and what it sent is counted where it was understood
+    let _ = try_serve(shared, stream, peer).await;
+}
+
+async fn try_serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) -> Result<(), hyper::Error> {
+    let Ok(Some((is_http2, seen))) = sniff(&shared, &stream).await else { return Ok(()) };
+    let io = TokioIo::new(Replay::new(seen, stream));
+    if is_http2 { serve_http2(shared, io, peer).await } else { serve_http1(shared, io, peer).await }
+}
+
+/// Reads the first bytes, until they say which protocol this is. None: the peer has gone, or has said nothing
+/// for too long.
+async fn sniff(shared: &Shared, stream: &TcpStream) -> io::Result<Option<(bool, Bytes)>> {
+    let phase = &shared.phase;
+    let patience = if phase.is_serving() { shared.options.idle_timeout } else { LATE_PATIENCE };
+    let deadline = Instant::now() + patience;
+    let mut seen = BytesMut::new();
+    loop {
+        tokio::select! {
+            biased;
+            ready = timeout_at(deadline, stream.readable()) => match ready {
+                Ok(ready) => ready?,
+                Err(_) => return Ok(None),
+            },
+            () = phase.is_draining_now() => return Ok(None),
+        }
+        // no memory for those who say nothing
+        seen.reserve(FIRST_READ);
+        match stream.try_read_buf(&mut seen) {
+            Ok(0) => return Ok(None),
+            Ok(_) if seen.starts_with(PREFACE) => return Ok(Some((true, seen.freeze()))),
+            Ok(_) if !PREFACE.starts_with(&seen) => return Ok(Some((false, seen.freeze()))),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+type Io = TokioIo<Replay<TcpStream>>;
+
+async fn serve_http1(shared: Rc<Shared>, io: Io, peer: SocketAddr) -> Result<(), hyper::Error> {
+    let options = &shared.options;
+    let service = service_fn(|request| {
+        let answer = answer(Rc::clone(&shared), peer.ip(), request);
+        async { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // also the time between two requests
+        .header_read_timeout(options.idle_timeout)
+        // scripts and nc close their side when they have asked
+        .half_close(true)
+        .writev(false)
+        // not `pipeline_flush`: it keeps an answer back while half of the next request is there, and loses a 400
+        .max_buf_size(2 * options.max_header)
+        .keep_alive(shared.phase.is_serving())
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => result,
+        () = shared.phase.is_draining_now() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+async fn serve_http2(shared: Rc<Shared>, io: Io, peer: SocketAddr) -> Result<(), hyper::Error> {
+    let options = &shared.options;
+    let activity = Rc::new(Activity { in_flight: Cell::new(0), last: Cell::new(Instant::now()) });
+    let service = service_fn(|request| {
+        let busy = Busy::new(Rc::clone(&activity));
+        let answer = answer(Rc::clone(&shared), peer.ip(), request);
+        async move {
+            let response = answer.await;
+            drop(busy);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_pending_accept_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(ERROR_RESETS)
+        .max_header_list_size(u32::try_from(2 * options.max_header).unwrap_or(u32::MAX))
+        .max_send_buf_size(SEND_BUFFER)
+        // finds peers that have gone without a word
+        .keep_alive_interval(options.idle_timeout)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => result,
+        () = activity.is_idle_for(options.idle_timeout) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+        }
+        () = shared.phase.is_draining_now() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                result = connection => result,
+                // a peer without a request in flight that does not say goodbye either
+                () = async { sleep(GOODBYE).await; activity.is_idle_for(GOODBYE).await } => Ok(()),
+            }
+        }
+    }
+}
+
+/// What an HTTP/2 connection is doing: hyper has no clock for idle ones.
+struct Activity {
+    in_flight: Cell<u32>,
+    last: Cell<Instant>,
+}
+
+impl Activity {
+    /// Returns when there was no request for so long.
+    async fn is_idle_for(&self, limit: Duration) {
+        loop {
+            let end = if self.in_flight.get() > 0 { Instant::now() } else { self.last.get() } + limit;
+            if end <= Instant::now() {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+}
+
+/// One request in flight.
+struct Busy(Rc<Activity>);
+
+impl Busy {
+    fn new(activity: Rc<Activity>) -> Self {
+        activity.in_flight.set(activity.in_flight.get() + 1);
+        Self(activity)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        self.0.last.set(Instant::now());
+    }
+}
+
+/// Runs a connection's streams on the thread that it lives on.
+#[derive(Clone)]
+struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

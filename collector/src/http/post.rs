@@ -1,0 +1,96 @@
+//! `POST /api/beacon`: bodies of events, answered when they are where the sender wants them.
+//!
+//! The rule kept here: `204` stands for events that survive what the sender asked for (`ack=logged`, the
+//! default: the death of the collector; `ack=synced`: a power cut). A body that never came whole has not reached
+//! the door and is no event; one that came and cannot be read is one received and one refused.
+
+use http::{HeaderName, StatusCode, header};
+use hyper::body::Incoming;
+use tallylight_proto::beacon::{self, Body};
+use tallylight_proto::{Front, Refusal, Shed};
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::payload::{self, PayloadError};
+use super::{Facts, Shared, text};
+use crate::door::{Ack, Posted};
+use crate::log::Level;
+
+static PING_FROM: HeaderName = HeaderName::from_static("ping-from");
+static PING_TO: HeaderName = HeaderName::from_static("ping-to");
+
+/// Answers a POST.
+pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incoming, deadline: Instant) -> Answer {
+    let refuse = |reason, line: &str| {
+        shared.door.refuse(facts.front, reason);
+        Answer::refusal(reason, line)
+    };
+    let level = match beacon::parameter(facts.query, "ack").as_deref() {
+        None | Some("" | "logged") => Level::Logged,
+        Some("synced") => Level::Synced,
+        Some(_) => return refuse(Refusal::Malformed, "ack is neither logged nor synced"),
+    };
+    if facts.is_speculative() {
+        return refuse(Refusal::Speculative, "the browser only prepares a visit that may never come");
+    }
+    let Some(encoding) = payload::encoding(facts.headers) else {
+        return refuse(Refusal::Type, "the content encoding is neither gzip nor identity");
+    };
+    let read = tokio::select! {
+        biased;
+        read = payload::read(body, shared.options.max_body, deadline) => read,
+        () = shared.phase.is_closed() => {
+            shared.door.shed(facts.front, Shed::Draining);
+            return Answer::shed(Shed::Draining);
+        }
+    };
+    let bytes = match read.and_then(|bytes| payload::decode(bytes, encoding)) {
+        Ok(bytes) => bytes,
+        Err(error) => return unread(shared, facts.front, error),
+    };
+    let (content_type, ping_from, ping_to) =
+        (text(facts.headers, &header::CONTENT_TYPE), text(facts.headers, &PING_FROM), text(facts.headers, &PING_TO));
+    let body = Body {
+        content_type: &content_type,
+        query: facts.query,
+        ping_from: &ping_from,
+        ping_to: &ping_to,
+        bytes: &bytes,
+    };
+    match shared.door.body(&body, &facts.context(), level) {
+        Posted::Refused(reject) => Answer::refusal(reject.reason(), reject),
+        Posted::Shed(reason) => Answer::shed(reason),
+        Posted::Sent { ack, refused, first } => {
+            // waiting can take a while, and the body is no longer needed
+            drop(bytes);
+            match (wait(shared, ack, level).await, first) {
+                (Err(reason), _) => Answer::shed(reason),
+                (Ok(()), Some(first)) => Answer::no_content().with_some_refused(refused, first.reason()),
+                (Ok(()), None) => Answer::no_content(),
+            }
+        }
+    }
+}
+
+async fn wait(shared: &Shared, ack: Ack, level: Level) -> Result<(), Shed> {
+    let started = std::time::Instant::now();
+    // closed without a word: the log has failed, and the process is about to end
+    let result = ack.await.unwrap_or(Err(Shed::Disk));
+    let timing = match level {
+        Level::Logged => &shared.stats.logged,
+        Level::Synced => &shared.stats.synced,
+    };
+    timing.record(started.elapsed());
+    result
+}
+
+fn unread(shared: &Shared, front: Front, error: PayloadError) -> Answer {
+    let reason = match error {
+        PayloadError::TooLarge { .. } => Refusal::TooLarge,
+        PayloadError::NotGzip => Refusal::Malformed,
+        PayloadError::Slow => return Answer::refused(StatusCode::REQUEST_TIMEOUT, "timeout", error),
+        PayloadError::Broken => return Answer::refused(StatusCode::BAD_REQUEST, "malformed", error),
+    };
+    shared.door.refuse(front, reason);
+    Answer::refusal(reason, error)
+}

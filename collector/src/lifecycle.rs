@@ -1,0 +1,284 @@
+//! From start to end: what is done in which order, and what is said about it.
+//!
+//! ```text
+//!  lock ─▶ name ─▶ bind ─▶ admin port ─▶ recover the log ─▶ workers ─▶ ready
+//!  SIGTERM ─▶ not ready ─▶ stop accepting, answer what is in flight ─▶ shed the rest ─▶ finish the log ─▶ 0
+//! ```
+//!
+//! The rule kept here: the folder's lock comes before anything that touches the log or takes a port, and the
+//! log is finished after the last worker has handed over its last batch.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tallylight_proto::layout;
+use tallylight_service::admin::AdminError;
+use tallylight_service::recorder::RecorderError;
+use tallylight_service::{AdminServer, Pages, recorder};
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::timeout;
+
+use crate::http;
+use crate::ids::IdMaker;
+use crate::listen::{ListenError, Listeners};
+use crate::log::{self, Log, LogError, StorageError, storage};
+use crate::metrics::Metrics;
+use crate::node::{self, NodeError};
+use crate::phase::Phase;
+use crate::readiness::{Readiness, check};
+use crate::settings::Settings;
+use crate::signals::{Asked, Signals};
+use crate::sites::{Sites, SitesError};
+use crate::stats::WorkerStats;
+use crate::worker::Worker;
+
+/// Descriptors that are not connections: segments, sockets, the event loops, the admin port.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// Why the collector does not run, or runs no longer.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The sites cannot be used.
+    #[error(transparent)]
+    Sites(#[from] SitesError),
+    /// Two collectors would write one log.
+    #[error("another collector runs on {data}: its lock is held")]
+    Locked {
+        /// The data folder.
+        data: PathBuf,
+    },
+    /// The disk said no.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// No name.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// No socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// No admin port.
+    #[error("{error}{}", because(.error))]
+    Admin {
+        /// What it could not do.
+        #[from]
+        error: AdminError,
+    },
+    /// No metrics.
+    #[error(transparent)]
+    Recorder(#[from] RecorderError),
+    /// The log cannot be used, or cannot go on.
+    #[error("the log: {0}")]
+    Log(#[from] LogError),
+    /// The system gave no thread, no event queue, or no random numbers.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+}
+
+impl RunError {
+    /// What the process ends with: 2 for unusable arguments, else 1.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Sites(_)) { 2 } else { 1 }
+    }
+}
+
+/// Runs the collector until it is told to stop.
+///
+/// # Errors
+/// If it cannot start, or the log fails.
+pub fn run(settings: Settings) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        // from here on no signal ends the process halfway
+        let signals = Signals::new()?;
+        let sites = Sites::load(&settings.site, settings.site_file.as_deref())?;
+        storage::create_folder(&settings.data)?;
+        let lock = storage::lock(&settings.data.join(layout::LOCK))?;
+        let _lock = lock.ok_or_else(|| RunError::Locked { data: settings.data.clone() })?;
+        serve(settings, sites, signals).await
+    });
+    // after a failure there may be threads that would be waited for in vain
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(settings: Settings, sites: Sites, mut signals: Signals) -> Result<(), RunError> {
+    let node = node::name(&settings.data)?;
+    let max_connections = raise_descriptors(settings.max_connections.get());
+    let workers = settings.worker_count();
+    let stall = settings.body_timeout.duration();
+    let listeners = Listeners::bind(settings.http_addrs(), workers, stall)?;
+    let admin = AdminServer::bind(settings.admin)?;
+
+    let stats: Vec<Arc<WorkerStats>> = std::iter::repeat_with(Arc::default).take(workers).collect();
+    let recorder = recorder::install()?;
+    let metrics = Arc::new(Metrics::new(recorder.clone(), stats.clone()));
+    let readiness = Arc::new(Readiness::default());
+    let admin = admin.serve(Pages {
+        metrics: recorder,
+        version: env!("CARGO_PKG_VERSION"),
+        refresh: {
+            let metrics = Arc::clone(&metrics);
+            Arc::new(move || metrics.publish())
+        },
+        health: check(&readiness, Readiness::health),
+        ready: check(&readiness, Readiness::ready),
+    })?;
+
+    let (failure, mut failures) = mpsc::unbounded_channel();
+    let options = log::Options {
+        data: settings.data.clone(),
+        node: node.clone(),
+        segment_size: settings.segment_bytes(),
+        sync_interval: settings.sync_interval.duration(),
+        reserve: settings.reserve_bytes(),
+    };
+    let (log, recovered) = Log::start(options, move |error| {
+        // if nobody listens any more, the process is ending already
+        let _ = failure.send(error);
+    })?;
+    tracing::info!(position = recovered.next_base, was_killed = recovered.was_killed, "log recovered");
+    metrics.set_log(log.status());
+    readiness.set_log(log.status());
+
+    let (set_phase, phase) = watch::channel(Phase::Serving);
+    let (set_sites, sites) = watch::channel(Arc::new(sites));
+    let slots = Arc::new(Semaphore::new(max_connections));
+    let http_addrs: Vec<String> = listeners.addrs.iter().map(ToString::to_string).collect();
+    let mut threads = Vec::new();
+    for ((number, listeners_of_one), stats) in listeners.of_workers.into_iter().enumerate().zip(stats) {
+        let worker = Worker {
+            listeners: listeners_of_one,
+            are_shared: listeners.are_shared,
+            options: front_options(&settings),
+            appender: log.appender(),
+            log: log.status(),
+            ids: IdMaker::new().map_err(std::io::Error::from)?,
+            sites: sites.clone(),
+            slots: Arc::clone(&slots),
+            stats,
+            phase: phase.clone(),
+        };
+        threads.push(worker.start(number)?);
+    }
+    let listed = sites.borrow().count();
+    drop((sites, phase));
+    readiness.serve();
+    tracing::info!(
+        node,
+        data = %settings.data.display(),
+        workers,
+        sites = listed,
+        "listening http={} admin={}",
+        if http_addrs.is_empty() { "off".to_owned() } else { http_addrs.join(",") },
+        admin.local_addr(),
+    );
+
+    loop {
+        tokio::select! {
+            Some(error) = failures.recv() => return Err(error.into()),
+            signal = signals.next() => match signal {
+                Asked::ToReload => reload(&settings, &set_sites),
+                Asked::ToStop => break,
+            },
+        }
+    }
+    tracing::info!("stopping");
+    readiness.drain();
+    drain(&settings, &set_phase, threads, &mut signals, &mut failures).await?;
+    let finished = tokio::task::spawn_blocking(move || log.finish());
+    tokio::select! {
+        biased;
+        Some(error) = failures.recv() => return Err(error.into()),
+        // a panic in there has ended the process
+        _ = finished => {}
+    }
+    // a failure may have been the last thing that it said
+    failures.try_recv().map_or(Ok(()), |error| Err(RunError::from(error)))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Has the workers end: by themselves within the time for that, else by shedding.
+async fn drain(
+    settings: &Settings,
+    set_phase: &watch::Sender<Phase>,
+    threads: Vec<JoinHandle<()>>,
+    signals: &mut Signals,
+    failures: &mut mpsc::UnboundedReceiver<LogError>,
+) -> Result<(), RunError> {
+    set_phase.send_replace(Phase::Draining);
+    let ended = tokio::task::spawn_blocking(move || {
+        for thread in threads {
+            // a panic in it has ended the process
+            let _ = thread.join();
+        }
+    });
+    let mut ended = std::pin::pin!(ended);
+    tokio::select! {
+        biased;
+        Some(error) = failures.recv() => return Err(error.into()),
+        _ = timeout(settings.drain_timeout.duration(), ended.as_mut()) => {}
+        () = signals.asked_again() => tracing::warn!("told to stop again: not waiting for what is in flight"),
+    }
+    set_phase.send_replace(Phase::Closed);
+    tokio::select! {
+        biased;
+        Some(error) = failures.recv() => Err(error.into()),
+        _ = wait_if_running(ended) => Ok(()),
+    }
+}
+
+/// A finished task must not be asked again.
+async fn wait_if_running(mut task: std::pin::Pin<&mut tokio::task::JoinHandle<()>>) {
+    if !task.is_finished() {
+        let _ = task.as_mut().await;
+    }
+}
+
+fn front_options(settings: &Settings) -> http::Options {
+    http::Options {
+        peers: http::Peers::new(settings.trusted_proxy.clone(), settings.ip),
+        demo: settings.demo,
+        max_header: usize::try_from(settings.max_header.bytes()).expect("checked: at most 1 MiB"),
+        max_body: settings.max_body.bytes(),
+        idle_timeout: settings.idle_timeout.duration(),
+        body_timeout: settings.body_timeout.duration(),
+    }
+}
+
+/// Reads the sites again; keeps the ones it has if that does not work.
+fn reload(settings: &Settings, set_sites: &watch::Sender<Arc<Sites>>) {
+    match Sites::load(&settings.site, settings.site_file.as_deref()) {
+        Ok(sites) => {
+            tracing::info!(sites = sites.count(), "sites read again");
+            set_sites.send_replace(Arc::new(sites));
+        }
+        Err(error) => tracing::error!(%error, "the sites stay as they were"),
+    }
+}
+
+/// Allows as many descriptors as the system lets us, and as many connections as those are enough for.
+fn raise_descriptors(wanted: usize) -> usize {
+    let limits = getrlimit(Resource::Nofile);
+    if limits.current != limits.maximum {
+        let raised = Rlimit { current: limits.maximum, maximum: limits.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "cannot raise the limit of open files");
+        }
+    }
+    let enough = getrlimit(Resource::Nofile).current.map_or(wanted, |limit| {
+        usize::try_from(limit.saturating_sub(OTHER_DESCRIPTORS).max(1)).unwrap_or(wanted).min(wanted)
+    });
+    if enough < wanted {
+        tracing::warn!(enough, wanted, "fewer connections than wanted: the limit of open files is too low");
+    }
+    enough.min(Semaphore::MAX_PERMITS)
+}
+
+fn because(error: &AdminError) -> String {
+    std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default()
+}

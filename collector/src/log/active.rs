@@ -1,0 +1,192 @@
+//! A segment from its preparation to its seal: prepared, active, closed are three types.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tallylight_proto::layout;
+use tallylight_proto::segment::{
+    Framing, HEADER_LEN, HOLES_OFFSET, Header, Holes, Mark, MarkKind, SECTOR_LEN, framed_len,
+};
+
+use super::storage::{Exclusive, MappedFile, StorageError};
+
+/// A segment that is allocated, mapped and has its header, but no record and not yet its name.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    file: Exclusive,
+    header: Header,
+}
+
+/// The segment that the writer appends to.
+#[derive(Debug)]
+pub(super) struct Active {
+    file: Exclusive,
+    framing: Framing,
+    /// Behind the last record written, which may be further than what is committed.
+    end: Mark,
+    shared: Arc<Shared>,
+}
+
+/// What the syncer and the supply see of a segment.
+#[derive(Debug)]
+pub(super) struct Shared {
+    file: Arc<MappedFile>,
+    header: Header,
+    committed: Mutex<Mark>,
+    /// Which slots of the marks were written last; the writer's and the syncer's own, in this order.
+    slots: [std::sync::atomic::AtomicUsize; MarkKind::ALL.len()],
+}
+
+impl Prepared {
+    /// Writes a fresh header over whatever an earlier use left, and puts it on disk.
+    pub fn new(file: Exclusive, header: Header) -> Result<Self, StorageError> {
+        let mut page = vec![0; HEADER_LEN];
+        write_sectors(&mut page, &header);
+        file.write_at(0, &page)?;
+        file.sync()?;
+        Ok(Self { file, header })
+    }
+
+    /// Where its records will begin in the log.
+    pub fn base(&self) -> u64 {
+        self.header.base
+    }
+
+    /// Touches the first pages of it.
+    pub fn populate(&self, len: u64) {
+        self.file.populate(0, len);
+    }
+
+    /// Removes it unused.
+    pub fn discard(self) -> Result<(), StorageError> {
+        super::storage::remove(self.file.path())
+    }
+
+    /// Gives it its first ordinal and its name. Both reach the disk with the first sync, for which the syncer
+    /// also syncs the folder; recovery knows a begun segment that has lost its name.
+    pub fn begin(self, folder: &Path, first_ordinal: u64) -> Result<Active, StorageError> {
+        let header = Header { first_ordinal, ..self.header };
+        let mut page = vec![0; HEADER_LEN];
+        let end = Mark { length: HEADER_LEN as u64, ordinal: first_ordinal };
+        write_sectors(&mut page, &header);
+        end.write(&mut page, header.salt, MarkKind::Committed, 0);
+        self.file.write_at(0, &page)?;
+        let file = self.file.renamed(&folder.join(layout::segment(header.base)))?;
+        let framing = Framing::new(header.salt, header.base);
+        let shared = Shared::new(file.share(), header, end);
+        Ok(Active { file, framing, end, shared: Arc::new(shared) })
+    }
+}
+
+impl Active {
+    /// Whether a payload of this length fits behind the last record.
+    pub fn has_room(&self, payload_len: usize) -> bool {
+        self.end.length + framed_len(payload_len) as u64 <= self.file.size()
+    }
+
+    /// Writes a record. It is not there for readers before [`Active::commit`].
+    pub fn append(&mut self, payload: &[u8]) {
+        let framed = framed_len(payload.len());
+        let out = self.file.bytes(self.end.length, framed);
+        self.framing.write(out, self.end.length, self.end.ordinal, payload);
+        self.end = Mark { length: self.end.length + framed as u64, ordinal: self.end.ordinal + 1 };
+    }
+
+    /// Shows readers all that was appended, in this process and in others.
+    pub fn commit(&mut self) {
+        *self.shared.committed.lock().unwrap_or_else(PoisonError::into_inner) = self.end;
+        self.shared.store(self.end, MarkKind::Committed);
+    }
+
+    /// Whether readers have seen all of it.
+    pub fn is_committed(&self) -> bool {
+        self.shared.committed() == self.end
+    }
+
+    /// Behind the last record.
+    pub fn end(&self) -> Mark {
+        self.end
+    }
+
+    /// The position behind the last record.
+    pub fn position(&self) -> u64 {
+        self.framing.position(self.end.length)
+    }
+
+    /// For the syncer and the supply.
+    pub fn share(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+}
+
+impl Shared {
+    fn new(file: Arc<MappedFile>, header: Header, committed: Mark) -> Self {
+        Self { file, header, committed: Mutex::new(committed), slots: Default::default() }
+    }
+
+    /// Of a segment that an earlier life left behind. Its first ordinal is written once more: it may have been
+    /// found out only now.
+    pub fn recovered(file: Arc<MappedFile>, header: Header, end: Mark) -> Result<Self, StorageError> {
+        let mut sectors = vec![0; 2 * SECTOR_LEN];
+        write_sectors(&mut sectors, &header);
+        file.write_at(0, &sectors)?;
+        Ok(Self::new(file, header, end))
+    }
+
+    /// Up to where readers may read.
+    pub fn committed(&self) -> Mark {
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The position of an offset.
+    pub fn position(&self, mark: Mark) -> u64 {
+        self.header.base + mark.length
+    }
+
+    /// Puts what is committed on disk, says so in the segment, and returns how far that is.
+    pub fn sync(&self) -> Result<Mark, StorageError> {
+        let committed = self.committed();
+        self.file.sync()?;
+        self.store(committed, MarkKind::Synced);
+        Ok(committed)
+    }
+
+    /// Ends the segment: holes and records are put on disk, the space behind them is given back, and only then
+    /// it is said: below the seal what is missing is damage, and once it is there the file may be used again.
+    pub fn seal(&self, holes: &Holes) -> Result<Mark, StorageError> {
+        if *holes != Holes::default() {
+            self.file.write_at(HOLES_OFFSET as u64, &holes.encode(self.header.salt))?;
+        }
+        self.file.sync()?;
+        let end = self.committed();
+        self.file.free_behind(end.length);
+        // both slots of every mark, so that one that was torn by a crash is whole again
+        for kind in MarkKind::ALL {
+            self.store(end, kind);
+            self.store(end, kind);
+        }
+        self.file.sync()?;
+        Ok(end)
+    }
+
+    /// The size of its file in bytes.
+    pub fn capacity(&self) -> u64 {
+        self.file.size()
+    }
+
+    /// Touches pages before the writer gets there.
+    pub fn populate(&self, from: u64, to: u64) {
+        self.file.populate(from, to);
+    }
+
+    fn store(&self, mark: Mark, kind: MarkKind) {
+        let slot = self.slots[kind as usize].fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        self.file.store_mark(mark, self.header.salt, kind, slot);
+    }
+}
+
+fn write_sectors(page: &mut [u8], header: &Header) {
+    for at in [0, SECTOR_LEN] {
+        page[at..at + SECTOR_LEN].copy_from_slice(&header.encode());
+    }
+}

@@ -1,0 +1,186 @@
+//! The log: batches in, segments out.
+//!
+//! ```text
+//!  fronts ──batch──▶ channel ──▶ writer ──▶ active segment ──▶ syncer ──▶ disk, sealed segments
+//!                                  ▲
+//!                     supply: the next segment, ready before it is needed
+//! ```
+//!
+//! One thread writes ([`writer`]); it never waits for the disk unless a whole segment fills before the next one
+//! is ready. A second one syncs and seals ([`syncer`]), a third one prepares segments ([`supply`]).
+//! What a crash leaves is made a sealed segment again by [`recovery`] before anything is appended.
+//! All system calls and the mapped memory are in [`storage`].
+
+mod active;
+mod batch;
+mod recovery;
+mod status;
+pub mod storage;
+mod supply;
+mod syncer;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use tallylight_proto::layout;
+use thiserror::Error;
+
+pub use batch::{AckSender, Batch, Level};
+pub use recovery::Recovered;
+pub use status::{Status, StatusSnapshot};
+pub use storage::StorageError;
+
+use supply::Supply;
+
+/// How many batches may wait for the writer. With the batches of a busy front (some 64 KiB) that is 64 MiB and
+/// about a tenth of a second of appending.
+const QUEUE_LEN: usize = 1024;
+/// How many emptied batches wait to be used again.
+const RECYCLED_LEN: usize = 64;
+
+/// How the log is to be kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data folder; the log is in `log` below it.
+    pub data: PathBuf,
+    /// The node's name.
+    pub node: String,
+    /// Bytes a segment, header included.
+    pub segment_size: u64,
+    /// The longest time between two syncs while there is something to sync.
+    pub sync_interval: Duration,
+    /// Free bytes on the disk below which no further segment is allocated.
+    pub reserve: u64,
+}
+
+/// Why the log cannot go on. All of these end the process.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The disk said no.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A thread could not be started.
+    #[error("cannot start the thread {name}: {source}")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The running log. Dropping it without [`Log::finish`] leaves what a crash would leave.
+pub struct Log {
+    threads: Vec<JoinHandle<()>>,
+    supply: Arc<Supply>,
+    status: Arc<Status>,
+    appender: Appender,
+}
+
+/// A front's way to the log.
+#[derive(Clone)]
+pub struct Appender {
+    queue: Sender<Batch>,
+    recycled: Receiver<Batch>,
+    status: Arc<Status>,
+}
+
+impl Log {
+    /// Recovers what is there and starts the threads. `on_failure` is called once, from one of them, if the log
+    /// can never go on: a failed sync is final, since the kernel then forgets what it could not write.
+    pub fn start(
+        options: Options,
+        on_failure: impl Fn(LogError) + Send + Sync + 'static,
+    ) -> Result<(Self, Recovered), LogError> {
+        let folder = options.data.join(layout::LOG);
+        storage::create_folder(&folder.join(layout::SPARE))?;
+        let recovered = recovery::recover(&folder)?;
+        let status = Arc::new(Status::new(&recovered));
+        let fail: Arc<dyn Fn(LogError) + Send + Sync> = {
+            let status = Arc::clone(&status);
+            Arc::new(move |error| {
+                status.set_failed();
+                on_failure(error);
+            })
+        };
+        let (queue, batches) = bounded(QUEUE_LEN);
+        let (recycle, recycled) = bounded(RECYCLED_LEN);
+        let supply = Arc::new(Supply::new(&options, folder.clone(), &recovered, Arc::clone(&status)));
+        let (sync_tasks, tasks) = crossbeam_channel::unbounded();
+        let syncer = syncer::Syncer::new(folder.clone(), options.sync_interval, Arc::clone(&status), tasks);
+        let channels = writer::Channels { sync_tasks, recycle };
+        let writer =
+            writer::Writer::new(folder.clone(), &recovered, Arc::clone(&supply), channels, Arc::clone(&status));
+        let threads = vec![
+            spawn("log-supply", Arc::clone(&fail), {
+                let supply = Arc::clone(&supply);
+                move || supply.run()
+            })?,
+            spawn("log-sync", Arc::clone(&fail), move || syncer.run())?,
+            spawn("log-writer", fail, move || writer.run(&batches))?,
+        ];
+        let appender = Appender { queue, recycled, status: Arc::clone(&status) };
+        Ok((Self { threads, supply, status, appender }, recovered))
+    }
+
+    /// A front's way to the log. All of them must be dropped before [`Log::finish`] can return.
+    pub fn appender(&self) -> Appender {
+        self.appender.clone()
+    }
+
+    /// What the log is doing, for metrics and for the door.
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status)
+    }
+
+    /// Appends what is still in the channel, writes the closing ledger record, seals and syncs.
+    pub fn finish(self) {
+        let Self { threads, supply, status: _, appender } = self;
+        drop(appender);
+        for thread in threads.into_iter().rev() {
+            if thread.thread().name() == Some("log-supply") {
+                supply.stop();
+            }
+            // a panic in it has ended the process already
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Appender {
+    /// An empty batch, with the memory of an earlier one if there is one.
+    pub fn batch(&self) -> Batch {
+        self.recycled.try_recv().unwrap_or_default()
+    }
+
+    /// Hands a batch to the writer, or gives it back if the channel is full: never a wait.
+    #[expect(clippy::result_large_err, reason = "what comes back is the batch itself; a box would cost each send")]
+    pub fn try_send(&self, batch: Batch) -> Result<(), Batch> {
+        let result = self.queue.try_send(batch);
+        if result.is_ok() {
+            self.status.pushed();
+        }
+        result.map_err(|error| match error {
+            TrySendError::Full(batch) | TrySendError::Disconnected(batch) => batch,
+        })
+    }
+
+    /// Whether events are shed for the disk right now.
+    pub fn is_shedding(&self) -> bool {
+        self.status.is_shedding()
+    }
+}
+
+fn spawn(
+    name: &'static str,
+    fail: Arc<dyn Fn(LogError) + Send + Sync>,
+    body: impl FnOnce() -> Result<(), LogError> + Send + 'static,
+) -> Result<JoinHandle<()>, LogError> {
+    let run = move || body().unwrap_or_else(|error| fail(error));
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(|source| LogError::Thread { name, source })
+}

@@ -1,0 +1,252 @@
+//! The next segment, ready before it is needed.
+//!
+//! This thread does all that is slow: allocating, writing headers, touching pages ahead of the writer. A full
+//! disk is a state here: it is tried again until a segment can be had.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tallylight_proto::layout;
+use tallylight_proto::segment::{HEADER_LEN, Header, MAX_PAYLOAD, UNKNOWN_ORDINAL, framed_len};
+use tracing::{info, warn};
+
+use super::active::{Prepared, Shared};
+use super::recovery::Recovered;
+use super::status::Status;
+use super::storage::{self, Exclusive, MappedFile, StorageError};
+use super::{LogError, Options};
+use crate::clock;
+
+/// How far ahead of the last record pages are touched, in bytes: some ms of appending at full speed. All of it
+/// is written to the disk once as zeros, so not more.
+const AHEAD: u64 = 4 << 20;
+/// Touched in one call, so that the writer is not kept from its own faults for long.
+const CHUNK: u64 = 1 << 20;
+/// How long a full disk is left alone.
+const RETRY: Duration = Duration::from_millis(250);
+/// How often the writer's progress is looked at if nobody says so.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Shared between the writer, which takes segments, and the thread that makes them.
+#[derive(Debug)]
+pub(super) struct Supply {
+    folder: PathBuf,
+    node: String,
+    capacity: u64,
+    reserve: u64,
+    status: Arc<Status>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: Option<Prepared>,
+    next_base: u64,
+    /// The disk has no room for another segment.
+    full: bool,
+    stop: bool,
+    /// What the writer appends to, and how much of it is touched.
+    active: Option<Arc<Shared>>,
+    touched: u64,
+}
+
+impl Supply {
+    pub fn new(options: &Options, folder: PathBuf, recovered: &Recovered, status: Arc<Status>) -> Self {
+        Self {
+            folder,
+            node: options.node.clone(),
+            capacity: options.segment_size.next_multiple_of(HEADER_LEN as u64),
+            reserve: options.reserve,
+            status,
+            state: Mutex::new(State { next_base: recovered.next_base, ..State::default() }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// The next segment; nothing while the disk is full. Waits while one is being made: then the channel fills,
+    /// and the fronts shed rather than wait.
+    pub fn take(&self) -> Option<Prepared> {
+        let mut state = self.lock();
+        let mut waited = false;
+        loop {
+            if let Some(prepared) = state.next.take() {
+                state.next_base = prepared.base() + self.capacity;
+                self.changed.notify_all();
+                return Some(prepared);
+            }
+            if state.full || state.stop {
+                return None;
+            }
+            if !waited {
+                self.status.waited();
+                waited = true;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The writer appends to this one now.
+    pub fn began(&self, active: Arc<Shared>) {
+        let mut state = self.lock();
+        state.active = Some(active);
+        state.touched = AHEAD;
+        self.changed.notify_all();
+    }
+
+    /// The writer has come a good way further.
+    pub fn advanced(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Ends the thread, which removes what it had prepared.
+    pub fn stop(&self) {
+        self.lock().stop = true;
+        self.changed.notify_all();
+    }
+
+    /// The thread's body.
+    pub fn run(&self) -> Result<(), LogError> {
+        loop {
+            let mut state = self.lock();
+            if state.stop {
+                return Ok(state.next.take().map_or(Ok(()), Prepared::discard)?);
+            }
+            if state.next.is_none() {
+                let base = state.next_base;
+                drop(state);
+                self.supply(base)?;
+                continue;
+            }
+            let Some((active, from, to)) = state.untouched() else {
+                drop(self.changed.wait_timeout(state, TICK));
+                continue;
+            };
+            state.touched = to;
+            drop(state);
+            active.populate(from, to);
+        }
+    }
+
+    fn supply(&self, base: u64) -> Result<(), LogError> {
+        let made = self.prepare(base);
+        let mut state = self.lock();
+        let full = match made {
+            Ok(prepared) => {
+                state.next = prepared;
+                state.next.is_none()
+            }
+            Err(error) if error.is_full() => true,
+            Err(error) => {
+                // the writer must not wait for what will not come
+                state.stop = true;
+                self.changed.notify_all();
+                return Err(error.into());
+            }
+        };
+        if full != state.full {
+            match full {
+                true => {
+                    warn!(reserve = self.reserve, "no room for another segment: when this one is full, events are shed")
+                }
+                false => info!("there is room for another segment again"),
+            }
+        }
+        state.full = full;
+        self.changed.notify_all();
+        if full {
+            drop(self.changed.wait_timeout_while(state, RETRY, |state| !state.stop));
+        }
+        Ok(())
+    }
+
+    /// Makes a segment out of a spare one or of free space; nothing if there is neither.
+    fn prepare(&self, base: u64) -> Result<Option<Prepared>, StorageError> {
+        let path = self.folder.join(layout::new_segment(base));
+        let file = match self.take_spare(&path)? {
+            Some(file) => Some(file),
+            None => self.allocate(&path)?,
+        };
+        let Some(file) = file else { return Ok(None) };
+        let mut salt = [0; 8];
+        getrandom::fill(&mut salt).map_err(|error| StorageError {
+            action: "draw a salt for",
+            path: path.clone(),
+            source: error.into(),
+        })?;
+        let header = Header {
+            node: self.node.clone(),
+            base,
+            capacity: self.capacity,
+            salt: u64::from_ne_bytes(salt),
+            first_ordinal: UNKNOWN_ORDINAL,
+            reserve: self.reserve,
+            created_at: clock::now(),
+        };
+        // before the header changes: a spare must not be found under its old name with its new base
+        storage::sync_folder(&self.folder)?;
+        let prepared = Prepared::new(file, header)?;
+        prepared.populate(AHEAD);
+        Ok(Some(prepared))
+    }
+
+    /// A full spare segment costs no space, so the reserve does not matter for it. One that was sealed early has
+    /// given its tail back, and needs that again.
+    fn take_spare(&self, path: &Path) -> Result<Option<Exclusive>, StorageError> {
+        let spares = self.folder.join(layout::SPARE);
+        for name in storage::list(&spares)? {
+            let spare = spares.join(&name);
+            if layout::segment_base(&name).is_none() || !self.has_room_for(&spare)? {
+                continue;
+            }
+            match storage::rename(&spare, path) {
+                // somebody else had it
+                Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => continue,
+                renamed => renamed?,
+            }
+            if storage::size(path)? == self.capacity {
+                return self.allocate_at(path).map(Some);
+            }
+            // made with another --segment-size
+            storage::remove(path)?;
+        }
+        Ok(None)
+    }
+
+    fn has_room_for(&self, spare: &Path) -> Result<bool, StorageError> {
+        let missing = self.capacity.saturating_sub(storage::allocated(spare)?);
+        let reserve = if missing <= framed_len(MAX_PAYLOAD) as u64 { 0 } else { self.reserve };
+        Ok(missing == 0 || storage::free_space(&self.folder)? >= missing.saturating_add(reserve))
+    }
+
+    fn allocate(&self, path: &Path) -> Result<Option<Exclusive>, StorageError> {
+        let free = storage::free_space(&self.folder)?;
+        self.status.free(free);
+        if free < self.capacity.saturating_add(self.reserve) {
+            return Ok(None);
+        }
+        self.allocate_at(path).map(Some)
+    }
+
+    fn allocate_at(&self, path: &Path) -> Result<Exclusive, StorageError> {
+        MappedFile::create(path, self.capacity).inspect_err(|_| {
+            // half of it may be there, and take up what little room there is
+            let _ = storage::remove(path);
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What is to be touched next.
+    fn untouched(&self) -> Option<(Arc<Shared>, u64, u64)> {
+        let active = self.active.as_ref()?;
+        let wanted = active.committed().length + AHEAD;
+        let to = wanted.min(active.capacity()).min(self.touched + CHUNK);
+        (to > self.touched && wanted >= self.touched + CHUNK).then(|| (Arc::clone(active), self.touched, to))
+    }
+}

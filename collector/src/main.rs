@@ -1,0 +1,36 @@
+//! The program `tallylight-collector`.
+
+use std::panic;
+use std::process::{ExitCode, abort};
+use std::time::Duration;
+
+use tallylight_collector::lifecycle;
+use tallylight_collector::settings::Settings;
+use tallylight_service::logging;
+
+/// Time for the thread that writes log lines to write the one about a panic.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    let settings = Settings::parse();
+    let _flush = logging::init();
+    end_on_panic();
+    match lifecycle::run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// A panic in any thread ends the process, which the log is made to survive: a collector that goes on without one
+/// of its threads would lose events without a word.
+fn end_on_panic() {
+    let log = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        log(info);
+        std::thread::sleep(LAST_WORDS);
+        abort();
+    }));
+}

@@ -1,0 +1,329 @@
+//! What an operator can set: every flag is also an environment variable, checked once at start.
+//!
+//! The rule kept here: whatever gets past [`Settings::parse`] can be used as it is. A setting that cannot be
+//! used ends the program with code 2 and a line that names it.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use ipnet::IpNet;
+use tallylight_service::{ByteSize, Period};
+use thiserror::Error;
+
+/// hyper reads heads into a buffer of at least this size.
+const MIN_HEADER: u64 = 8 * 1024;
+/// More would let every connection hold that much memory.
+const MAX_HEADER: u64 = 1024 * 1024;
+/// The contract's limit for a body as it was sent. A larger one would not fit into what decoding may give.
+const MAX_BODY: u64 = 1024 * 1024;
+/// The smallest segment.
+const MIN_SEGMENT: u64 = 1024 * 1024;
+/// The largest one: recovery reads a whole segment.
+const MAX_SEGMENT: u64 = 1024 * 1024 * 1024 * 1024;
+/// Segments are whole pages.
+const PAGE: u64 = 4096;
+
+/// Takes beacons from browsers and servers, and appends their events to a memory-mapped log.
+///
+/// Every flag is also an environment variable, TALLYLIGHT_ and the flag's name; what can be repeated is
+/// separated by commas there. TALLYLIGHT_LOG=debug and TALLYLIGHT_LOG_FORMAT=json set what stderr gets.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tallylight-collector", version)]
+pub struct Settings {
+    /// Where to take beacons: HTTP/1.1, and HTTP/2 with prior knowledge. `off` for none. Not used if sockets are
+    /// handed over (systemd socket activation)
+    #[arg(long, env = "TALLYLIGHT_HTTP", value_name = "ADDR", value_delimiter = ',', help_heading = FRONT)]
+    #[arg(default_value = "127.0.0.1:5000")]
+    pub http: Vec<FrontAddr>,
+
+    /// Where to show /metrics, /healthz and /readyz
+    #[arg(long, env = "TALLYLIGHT_ADMIN", value_name = "ADDR", help_heading = FRONT)]
+    #[arg(default_value = "127.0.0.1:9600")]
+    pub admin: SocketAddr,
+
+    /// Front threads [default: one a CPU]
+    #[arg(long, env = "TALLYLIGHT_WORKERS", value_name = "N", help_heading = FRONT)]
+    pub workers: Option<NonZeroUsize>,
+
+    /// Serve the demo bookshop at /demo/
+    #[arg(long, env = "TALLYLIGHT_DEMO", help_heading = FRONT)]
+    pub demo: bool,
+
+    /// Folder of the log (DIR/log) and of the node's name (DIR/node)
+    #[arg(long, env = "TALLYLIGHT_DATA", value_name = "DIR", help_heading = LOG)]
+    #[arg(default_value = "./data")]
+    pub data: PathBuf,
+
+    /// Bytes a segment of the log, at least 1MiB
+    #[arg(long, env = "TALLYLIGHT_SEGMENT_SIZE", value_name = "SIZE", help_heading = LOG)]
+    #[arg(default_value = "256MiB")]
+    pub segment_size: ByteSize,
+
+    /// Longest time between two syncs to disk
+    #[arg(long, env = "TALLYLIGHT_SYNC_INTERVAL", value_name = "TIME", help_heading = LOG)]
+    #[arg(default_value = "1s")]
+    pub sync_interval: Period,
+
+    /// Free space on the disk below which events are shed, so that the compactor can finish
+    /// [default: two segments]
+    #[arg(long, env = "TALLYLIGHT_RESERVE", value_name = "SIZE", help_heading = LOG)]
+    pub reserve: Option<ByteSize>,
+
+    /// Take events of this site only (may be repeated) [default: of any]
+    #[arg(long, env = "TALLYLIGHT_SITE", value_name = "NAME", value_delimiter = ',', help_heading = EVENTS)]
+    pub site: Vec<String>,
+
+    /// File of sites, one a line, # comments; read again on SIGHUP
+    #[arg(long, env = "TALLYLIGHT_SITE_FILE", value_name = "FILE", help_heading = EVENTS)]
+    pub site_file: Option<PathBuf>,
+
+    /// How much of a visitor's address is written: all, /24 or /48, nothing
+    #[arg(long, env = "TALLYLIGHT_IP", value_name = "MODE", help_heading = EVENTS)]
+    #[arg(default_value = "truncate")]
+    pub ip: IpMode,
+
+    /// Proxies whose Forwarded is believed, or X-Forwarded-For if there is no Forwarded (may be repeated). They
+    /// must replace or remove those that a visitor sends
+    #[arg(long, env = "TALLYLIGHT_TRUSTED_PROXY", value_name = "CIDR", value_delimiter = ',', help_heading = EVENTS)]
+    #[arg(value_parser = cidr)]
+    pub trusted_proxy: Vec<IpNet>,
+
+    /// Largest head of a request, 8KiB to 1MiB
+    #[arg(long, env = "TALLYLIGHT_MAX_HEADER", value_name = "SIZE", help_heading = LIMITS)]
+    #[arg(default_value = "16KiB")]
+    pub max_header: ByteSize,
+
+    /// Largest body of a request as sent, at most 1MiB
+    #[arg(long, env = "TALLYLIGHT_MAX_BODY", value_name = "SIZE", help_heading = LIMITS)]
+    #[arg(default_value = "64KiB")]
+    pub max_body: ByteSize,
+
+    /// Connections at a time; more wait in the kernel
+    #[arg(long, env = "TALLYLIGHT_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
+    #[arg(default_value = "16000")]
+    pub max_connections: NonZeroUsize,
+
+    /// Time for the head of a request, and for a connection without one
+    #[arg(long, env = "TALLYLIGHT_IDLE_TIMEOUT", value_name = "TIME", help_heading = LIMITS)]
+    #[arg(default_value = "60s")]
+    pub idle_timeout: Period,
+
+    /// Time for the body of a request, and for a peer that takes none of its answer
+    #[arg(long, env = "TALLYLIGHT_BODY_TIMEOUT", value_name = "TIME", help_heading = LIMITS)]
+    #[arg(default_value = "10s")]
+    pub body_timeout: Period,
+
+    /// Time for what is in flight when the collector is told to stop
+    #[arg(long, env = "TALLYLIGHT_DRAIN_TIMEOUT", value_name = "TIME", help_heading = LIMITS)]
+    #[arg(default_value = "10s")]
+    pub drain_timeout: Period,
+}
+
+const FRONT: &str = "Front";
+const LOG: &str = "Log";
+const EVENTS: &str = "Events";
+const LIMITS: &str = "Limits";
+
+/// Where a front listens, or that it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrontAddr {
+    /// `off`
+    Off,
+    /// An address of this machine; port 0 is any free one.
+    At(SocketAddr),
+}
+
+impl FromStr for FrontAddr {
+    type Err = SettingError;
+
+    fn from_str(text: &str) -> Result<Self, SettingError> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| SettingError::Addr)
+    }
+}
+
+/// How much of a visitor's address is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IpMode {
+    /// All of it.
+    Keep,
+    /// The network: 24 bits of IPv4, 48 of IPv6.
+    Truncate,
+    /// Nothing.
+    Drop,
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SettingError {
+    /// Not an address.
+    #[error("neither an address and port, like 127.0.0.1:5000 or [::1]:5000, nor `off`")]
+    Addr,
+    /// Not a network.
+    #[error("neither a network, like 10.0.0.0/8, nor an address")]
+    Cidr,
+    /// `off` beside an address.
+    #[error("--http is off and on at the same time")]
+    OffAndOn,
+    /// Out of bounds.
+    #[error("--{flag} must be from {least} to {most}")]
+    Range {
+        /// Which flag.
+        flag: &'static str,
+        /// The least value that works.
+        least: ByteSize,
+        /// The greatest one.
+        most: ByteSize,
+    },
+    /// A time of nothing.
+    #[error("--{flag} must be longer than nothing")]
+    Zero {
+        /// Which flag.
+        flag: &'static str,
+    },
+}
+
+impl Settings {
+    /// The settings of this process. Ends it with a message where they cannot be used, or where `--help` or
+    /// `--version` is asked for.
+    pub fn parse() -> Self {
+        Self::try_from_args(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// The settings in these arguments, the program's name first, and in the environment.
+    ///
+    /// # Errors
+    /// If one cannot be used.
+    pub fn try_from_args(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(args)?;
+        let settings = Self::from_arg_matches(&matches)?;
+        settings.check().map_err(|error| command.error(ErrorKind::ValueValidation, error))?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
+        if self.http.len() > 1 && self.http.contains(&FrontAddr::Off) {
+            return Err(SettingError::OffAndOn);
+        }
+        for (flag, size, least, most) in [
+            ("segment-size", self.segment_size, MIN_SEGMENT, MAX_SEGMENT),
+            ("max-header", self.max_header, MIN_HEADER, MAX_HEADER),
+            ("max-body", self.max_body, 1, MAX_BODY),
+        ] {
+            if !(least..=most).contains(&size.bytes()) {
+                return Err(SettingError::Range { flag, least: ByteSize(least), most: ByteSize(most) });
+            }
+        }
+        let times = [
+            ("sync-interval", self.sync_interval),
+            ("idle-timeout", self.idle_timeout),
+            ("body-timeout", self.body_timeout),
+        ];
+        let zero = times.into_iter().find(|(_, time)| time.millis() == 0);
+        zero.map_or(Ok(()), |(flag, _)| Err(SettingError::Zero { flag }))
+    }
+
+    /// Where to listen.
+    pub fn http_addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.http.iter().filter_map(|addr| match addr {
+            FrontAddr::Off => None,
+            FrontAddr::At(addr) => Some(*addr),
+        })
+    }
+
+    /// How many front threads.
+    pub fn worker_count(&self) -> usize {
+        self.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
+
+    /// Bytes a segment, in whole pages.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_size.bytes().next_multiple_of(PAGE)
+    }
+
+    /// Bytes that stay free on the disk.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.reserve.map_or(2 * self.segment_bytes(), ByteSize::bytes)
+    }
+}
+
+/// A network, or one address as a network of its own.
+fn cidr(text: &str) -> Result<IpNet, SettingError> {
+    let network = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    network.map(|network: IpNet| network.trunc()).ok_or(SettingError::Cidr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Settings, String> {
+        let args = ["tallylight-collector"].iter().chain(flags);
+        Settings::try_from_args(args).map_err(|error| format!("{} {error}", error.exit_code()))
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let settings = parse(&[]).unwrap();
+        assert_eq!(settings.http_addrs().collect::<Vec<_>>(), ["127.0.0.1:5000".parse().unwrap()]);
+        assert_eq!(settings.admin, "127.0.0.1:9600".parse().unwrap());
+        assert_eq!(settings.data, PathBuf::from("./data"));
+        assert_eq!((settings.segment_bytes(), settings.reserve_bytes()), (256 << 20, 512 << 20));
+        assert_eq!(settings.sync_interval.millis(), 1000);
+        assert_eq!(settings.ip, IpMode::Truncate);
+        assert_eq!(settings.max_body.bytes(), 64 * 1024);
+        assert!(settings.worker_count() >= 1 && !settings.demo && settings.site.is_empty());
+    }
+
+    #[test]
+    fn repeated_flags_add_up_and_commas_separate() {
+        let settings = parse(&["--http", "127.0.0.1:0,[::1]:0", "--http", "127.0.0.2:1", "--site=a,b", "--site=c"]);
+        let settings = settings.unwrap();
+        assert_eq!(settings.http_addrs().count(), 3);
+        assert_eq!(settings.site, ["a", "b", "c"]);
+        assert_eq!(parse(&["--http=off"]).unwrap().http_addrs().count(), 0);
+        let proxies = parse(&["--trusted-proxy=10.1.2.3/8,::1"]).unwrap().trusted_proxy;
+        assert_eq!(proxies, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse::<IpNet>().unwrap()]);
+    }
+
+    #[test]
+    fn what_cannot_be_used_ends_with_code_2_and_names_the_flag() {
+        for (flags, named) in [
+            (&["--http=localhost"] as &[&str], "--http"),
+            (&["--http=off,127.0.0.1:1"], "--http"),
+            (&["--admin=off"], "--admin"),
+            (&["--workers=0"], "--workers"),
+            (&["--segment-size=1023KiB"], "--segment-size"),
+            (&["--segment-size=2000TiB"], "--segment-size"),
+            (&["--sync-interval=0s"], "--sync-interval"),
+            (&["--sync-interval=1"], "--sync-interval"),
+            (&["--ip=half"], "--ip"),
+            (&["--trusted-proxy=10.0.0.0/33"], "--trusted-proxy"),
+            (&["--max-header=4KiB"], "--max-header"),
+            (&["--max-body=0"], "--max-body"),
+            (&["--max-connections=0"], "--max-connections"),
+            (&["--nonsense"], "--nonsense"),
+        ] {
+            let error = parse(flags).expect_err(named);
+            assert!(error.starts_with("2 ") && error.contains(named), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_flag_has_its_environment_variable_its_heading_and_a_text() {
+        for argument in Settings::command().get_arguments() {
+            let Some(flag) = argument.get_long().filter(|flag| !["help", "version"].contains(flag)) else { continue };
+            let variable = format!("TALLYLIGHT_{}", flag.to_uppercase().replace('-', "_"));
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
+            assert!(argument.get_help_heading().is_some() && argument.get_help().is_some(), "{flag}");
+        }
+    }
+}

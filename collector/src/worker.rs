@@ -1,0 +1,229 @@
+//! A worker: one thread, one event loop, its own sockets and its own door.
+//!
+//! The rule kept here: workers share nothing that a request touches but the channel to the log. When the loop
+//! has nothing left to do, what the door gathered is sent.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::door::Door;
+use crate::http::{self, Options, Shared};
+use crate::ids::IdMaker;
+use crate::log::{Appender, Status};
+use crate::phase::{Phase, Watch};
+use crate::sites::Sites;
+use crate::stats::WorkerStats;
+
+/// Out of descriptors or memory: asking again at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A batch that found the channel full is tried again after this long, if nothing comes in before.
+const TICK: Duration = Duration::from_millis(250);
+/// When time is up, requests are told so; this is how long that may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Between two tries to send the last batch.
+const LAST_PAUSE: Duration = Duration::from_millis(1);
+
+/// What a worker is made of.
+pub struct Worker {
+    /// Its sockets.
+    pub listeners: Vec<TcpListener>,
+    /// Others accept on the same sockets, also when this process has gone.
+    pub are_shared: bool,
+    /// The settings of its front.
+    pub options: Options,
+    /// Its way to the log.
+    pub appender: Appender,
+    /// What the log is doing.
+    pub log: Arc<Status>,
+    /// Its source of ids.
+    pub ids: IdMaker,
+    /// The sites whose events are taken.
+    pub sites: watch::Receiver<Arc<Sites>>,
+    /// Connections that may still be served, of all workers.
+    pub slots: Arc<Semaphore>,
+    /// What it counts.
+    pub stats: Arc<WorkerStats>,
+    /// Whether the collector is stopping.
+    pub phase: watch::Receiver<Phase>,
+}
+
+thread_local! {
+    /// The door of the worker that this thread is.
+    static DOOR: RefCell<Option<Rc<Door>>> = const { RefCell::new(None) };
+}
+
+impl Worker {
+    /// Starts its thread.
+    ///
+    /// # Errors
+    /// If the system has no thread or no event queue left.
+    pub fn start(self, number: usize) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || self.run())
+    }
+
+    fn run(self) {
+        let mut runtime = Builder::new_current_thread();
+        let runtime = runtime.enable_all().on_thread_park(flush).build_local(LocalOptions::default());
+        let runtime = runtime.expect("the kernel has a few descriptors left when a worker starts");
+        let door = Rc::new(Door::new(self.appender, self.ids, self.sites));
+        DOOR.set(Some(Rc::clone(&door)));
+        runtime.block_on(async {
+            // connections watch a phase of their worker's own: no lock that workers share
+            let (set_phase, phase) = watch::channel(Phase::Serving);
+            let shared = Rc::new(Shared {
+                options: self.options,
+                door: Rc::clone(&door),
+                stats: self.stats,
+                phase: Watch::new(phase),
+                accepting: Cell::new(self.listeners.len()),
+                ended: Notify::new(),
+            });
+            for listener in self.listeners {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a bound socket can be watched");
+                let acceptor = Acceptor {
+                    shared: Rc::clone(&shared),
+                    slots: Arc::clone(&self.slots),
+                    are_shared: self.are_shared,
+                };
+                spawn_local(acceptor.run(listener));
+            }
+            stay(&shared, self.phase, &set_phase).await;
+        });
+        // connections that are still there are dropped with it
+        drop(runtime);
+        DOOR.set(None);
+        while !door.is_empty() && !self.log.snapshot().failed {
+            door.flush();
+            std::thread::sleep(LAST_PAUSE);
+        }
+    }
+}
+
+fn flush() {
+    DOOR.with_borrow(|door| {
+        if let Some(door) = door {
+            door.flush();
+        }
+    });
+}
+
+/// Passes on the phase until the last connection has ended, or time is up.
+async fn stay(shared: &Shared, mut phase: watch::Receiver<Phase>, set_phase: &watch::Sender<Phase>) {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let is_quiet = || shared.accepting.get() == 0 && shared.stats.opened.get() == shared.stats.closed.get();
+    loop {
+        let now = *phase.borrow_and_update();
+        set_phase.send_replace(now);
+        match now {
+            Phase::Closed => break,
+            Phase::Draining if is_quiet() => break,
+            Phase::Serving | Phase::Draining => {}
+        }
+        tokio::select! {
+            // the thread parks after each tick and thereby flushes
+            _ = tick.tick() => {}
+            changed = phase.changed() => if changed.is_err() { break },
+            () = shared.ended.notified(), if now == Phase::Draining => {}
+        }
+    }
+    shared.door.close();
+    set_phase.send_replace(Phase::Closed);
+    let all_ended = async {
+        while !is_quiet() {
+            shared.ended.notified().await;
+        }
+    };
+    // what has not ended by now is dropped
+    let _ = tokio::time::timeout(FAREWELL, all_ended).await;
+}
+
+/// Accepts on one socket.
+struct Acceptor {
+    shared: Rc<Shared>,
+    slots: Arc<Semaphore>,
+    are_shared: bool,
+}
+
+impl Acceptor {
+    async fn run(self, listener: tokio::net::TcpListener) {
+        let draining = self.shared.phase.clone();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = draining.is_draining() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    // accepted first, so that no worker keeps a slot for a connection that another one will get
+                    let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
+                    self.serve(stream, peer, slot);
+                }
+                Err(error) => self.failed(&error).await,
+            }
+        }
+        if !self.are_shared {
+            self.accept_rest(listener);
+        }
+        self.shared.accepting.set(self.shared.accepting.get() - 1);
+        self.shared.ended.notify_one();
+    }
+
+    /// Takes what waits in the socket's queue: closing the socket would reset it.
+    fn accept_rest(&self, listener: tokio::net::TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok((stream, peer)) = listener.accept() {
+            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.serve(stream, peer, slot);
+            }
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
+        self.shared.stats.opened.add(1);
+        let open = Open { shared: Rc::clone(&self.shared), _slot: slot };
+        spawn_local(async move {
+            http::serve(Rc::clone(&open.shared), stream, peer).await;
+            drop(open);
+        });
+    }
+
+    async fn failed(&self, error: &io::Error) {
+        self.shared.stats.accept_errors.add(1);
+        let is_shortage = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+            .iter()
+            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+        if is_shortage {
+            tracing::debug!(%error, "cannot accept");
+            sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+/// A connection that is being served.
+struct Open {
+    shared: Rc<Shared>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.stats.closed.add(1);
+        self.shared.ended.notify_one();
+    }
+}

@@ -1,0 +1,423 @@
+//! Real processes for end-to-end tests: a collector, a compactor, and what their admin ports say.
+//!
+//! The rule kept here: nothing outlives its test. A process is killed when its value is dropped, ports are
+//! free ones of the loopback interface, and whatever is waited for has a deadline. A process that fails to
+//! start shows its stderr.
+//!
+//! Both crates' tests share this file; the binary of the crate under test is the one that cargo built for the
+//! test, the other one is built when it is first asked for.
+
+// each test binary uses another part
+#![allow(dead_code, unused_imports)]
+
+mod http;
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub use http::{Metrics, Reply, request, try_request};
+
+/// Time for anything that should be quick, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running collector. Dropping it kills it.
+pub struct Collector {
+    /// Where it takes beacons.
+    pub http: SocketAddr,
+    /// Where it shows metrics and readiness.
+    pub admin: SocketAddr,
+    /// Its `--data`.
+    pub data: PathBuf,
+    flags: Vec<String>,
+    process: Process,
+}
+
+impl Collector {
+    /// Starts one on free ports and waits until it is ready. `flags` come after `--data`, `--http` and `--admin`.
+    pub fn start(data: &Path, flags: &[&str]) -> Self {
+        Self::start_at(free_addr(), data, flags)
+    }
+
+    /// Starts one that takes beacons where it does by default, which is at `http`.
+    pub fn start_at_default(http: SocketAddr, data: &Path, flags: &[&str]) -> Self {
+        Self::start_with(None, http, data, flags)
+    }
+
+    /// Starts one that takes beacons at a given address.
+    pub fn start_at(http: SocketAddr, data: &Path, flags: &[&str]) -> Self {
+        let flag = ["--http".to_owned(), http.to_string()];
+        Self::start_with(Some(flag), http, data, flags)
+    }
+
+    /// Starts one on free ports, with its stderr where the caller says.
+    pub fn start_with_stderr(data: &Path, stderr: Stdio) -> Self {
+        let (http, admin) = (free_addr(), free_addr());
+        let flags = vec!["--http".to_owned(), http.to_string()];
+        let process = Process::spawn_with_stderr("collector", Self::command(admin, data, &flags), stderr);
+        let mut collector = Self { http, admin, data: data.to_owned(), flags, process };
+        collector.process.wait_ready(admin);
+        collector
+    }
+
+    fn start_with(http_flag: Option<[String; 2]>, http: SocketAddr, data: &Path, flags: &[&str]) -> Self {
+        let flags: Vec<String> = http_flag.into_iter().flatten().chain(flags.iter().map(ToString::to_string)).collect();
+        let admin = free_addr();
+        let process = Self::spawn(admin, data, &flags);
+        let mut collector = Self { http, admin, data: data.to_owned(), flags, process };
+        collector.process.wait_ready(admin);
+        collector
+    }
+
+    /// Starts it again where it was, after it ended.
+    pub fn start_again(&mut self) {
+        assert!(self.process.ended().is_some(), "the collector is still running");
+        self.process = Self::spawn(self.admin, &self.data, &self.flags);
+        self.process.wait_ready(self.admin);
+    }
+
+    fn spawn(admin: SocketAddr, data: &Path, flags: &[String]) -> Process {
+        Process::spawn("collector", Self::command(admin, data, flags))
+    }
+
+    fn command(admin: SocketAddr, data: &Path, flags: &[String]) -> Command {
+        let mut command = Command::new(collector_binary());
+        command.arg("--data").arg(data).args(["--admin", &admin.to_string()]).args(flags);
+        command
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// SIGKILL: it gets to do nothing more.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.process.terminate()
+    }
+
+    /// Whether it ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// What `/metrics` says now.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::of(self.admin)
+    }
+
+    /// A request on a connection of its own.
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        request(self.http, method, path, headers, body)
+    }
+}
+
+/// A running `tallylight-compactor --follow`, and runs of its other modes. Dropping it kills it.
+pub struct Compactor {
+    /// Where it shows metrics and readiness.
+    pub admin: SocketAddr,
+    process: Process,
+}
+
+impl Compactor {
+    /// Starts one that follows a log, and waits until it is ready.
+    pub fn follow(data: &Path, out: &Path, flags: &[&str]) -> Self {
+        let admin = free_addr();
+        let mut command = Command::new(compactor_binary());
+        command.arg("--follow").arg("--data").arg(data).arg("--out").arg(out);
+        command.args(["--admin", &admin.to_string()]).args(flags);
+        let mut compactor = Self { admin, process: Process::spawn("compactor", command) };
+        compactor.process.wait_ready(admin);
+        compactor
+    }
+
+    /// Compacts what there is and waits for the end. Look at the status yourself.
+    pub fn once(data: &Path, out: &Path, flags: &[&str]) -> Output {
+        let mut command = Command::new(compactor_binary());
+        command.arg("--once").arg("--data").arg(data).arg("--out").arg(out).args(flags);
+        output(command)
+    }
+
+    /// Starts one with any arguments and waits for nothing. It has no admin port that a test knows of.
+    pub fn spawn<A: AsRef<OsStr>>(arguments: &[A]) -> Self {
+        let mut command = Command::new(compactor_binary());
+        command.args(arguments);
+        Self { admin: free_addr(), process: Process::spawn("compactor", command) }
+    }
+
+    /// Runs it with any arguments and waits for the end.
+    pub fn run<A: AsRef<OsStr>>(arguments: &[A]) -> Output {
+        let mut command = Command::new(compactor_binary());
+        command.args(arguments);
+        output(command)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// SIGKILL: it gets to do nothing more.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.process.terminate()
+    }
+
+    /// Whether it ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// What `/metrics` says now.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::of(self.admin)
+    }
+}
+
+/// All events of a log, in log order, as `tallylight-compactor inspect` prints them.
+pub fn inspect(data: &Path) -> Vec<Value> {
+    let output = Compactor::run(&[OsStr::new("inspect"), OsStr::new("--data"), data.as_os_str()]);
+    assert!(output.status.success(), "inspect: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("inspect prints UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+/// The ledger of one life, at rest: every event that reached the door was logged, shed or refused.
+pub fn assert_ledger_adds_up(collector: &Collector) {
+    assert_adds_up(
+        || collector.metrics(),
+        "tallylight_events_received_total",
+        &["tallylight_events_logged_total", "tallylight_events_shed_total", "tallylight_events_refused_total"],
+    );
+}
+
+/// The compactor's ledger of one life, at rest: every event read was counted, a duplicate, or a bot's.
+pub fn assert_compactor_ledger_adds_up(compactor: &Compactor) {
+    assert_adds_up(
+        || compactor.metrics(),
+        "tallylight_compactor_events_read_total",
+        &[
+            "tallylight_compactor_events_counted_total",
+            "tallylight_compactor_duplicate_events_total",
+            "tallylight_compactor_bot_events_total",
+        ],
+    );
+}
+
+fn assert_adds_up(metrics: impl Fn() -> Metrics, whole: &str, parts: &[&str]) {
+    // what is still between door and log comes to rest within moments
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = metrics();
+        let (left, right) = (now.sum(whole), parts.iter().map(|part| now.sum(part)).sum::<f64>());
+        if left == right {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{whole} {left} is not the sum {right} of {parts:?}");
+        pause();
+    }
+}
+
+/// An address of the loopback interface that was free a moment ago, and that no other test here was given.
+///
+/// Its port is below those that Linux gives to outgoing connections: it stays free while what listens there is
+/// restarted, and a client that tries meanwhile cannot connect to itself.
+pub fn free_addr() -> SocketAddr {
+    static NEXT: Mutex<Option<u16>> = Mutex::new(None);
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    let mut next = NEXT.lock().expect("no test panics while it holds this");
+    // test binaries that run side by side begin at different places
+    let pid = u16::try_from(std::process::id() % 400).expect("less than 400");
+    let mut port = next.unwrap_or(PORTS.start + pid * 50);
+    for _ in PORTS {
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        port = if port + 1 < PORTS.end { port + 1 } else { PORTS.start };
+        if TcpListener::bind(addr).is_ok() {
+            *next = Some(port);
+            return addr;
+        }
+    }
+    panic!("no free loopback port in {PORTS:?}");
+}
+
+/// Asks again and again until there is an answer. Panics, saying what was waited for, when patience ends.
+pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    wait_for_within(PATIENCE, what, ask)
+}
+
+/// As [`wait_for`], for what is promised sooner or takes longer.
+pub fn wait_for_within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain for {what}");
+        pause();
+    }
+}
+
+/// Between two looks at a state that is waited for.
+fn pause() {
+    thread::sleep(Duration::from_millis(10));
+}
+
+/// The folder of the workspace.
+pub fn workspace() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().expect("a crate lies in the workspace").to_owned()
+}
+
+/// A file of the test environment that `make test-env` makes. Tests that need it fail without it.
+pub fn test_env(file: &str) -> PathBuf {
+    let folder = env::var_os("TALLYLIGHT_TEST_ENV").map_or_else(|| workspace().join(".test-env"), PathBuf::from);
+    let path = folder.join(file);
+    assert!(path.exists(), "{} is missing: run `make test-env`", path.display());
+    path
+}
+
+/// The collector's program.
+pub fn collector_binary() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let own = option_env!("CARGO_BIN_EXE_tallylight-collector");
+    own.map_or_else(|| BUILT.get_or_init(|| build("tallylight-collector")).clone(), PathBuf::from)
+}
+
+/// The compactor's program.
+pub fn compactor_binary() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let own = option_env!("CARGO_BIN_EXE_tallylight-compactor");
+    own.map_or_else(|| BUILT.get_or_init(|| build("tallylight-compactor")).clone(), PathBuf::from)
+}
+
+/// Builds another crate's program where this test was built.
+fn build(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("the test knows its own file");
+    let profile = test.parent().and_then(Path::parent).expect("tests lie in TARGET/PROFILE/deps");
+    let target = profile.parent().expect("tests lie in TARGET/PROFILE/deps");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", name, "--bin", name, "--target-dir"]).arg(target);
+    if profile.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let output = cargo.current_dir(workspace()).output().expect("cargo runs");
+    assert!(output.status.success(), "cargo build of {name}:\n{}", String::from_utf8_lossy(&output.stderr));
+    profile.join(name)
+}
+
+fn output(mut command: Command) -> Output {
+    without_settings(&mut command);
+    command.stdin(Stdio::null()).output().expect("the program runs")
+}
+
+/// The settings of whoever runs the tests are none of theirs.
+fn without_settings(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("TALLYLIGHT_") {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// A child process and where its stderr goes.
+struct Process {
+    name: &'static str,
+    child: Child,
+    /// A file, so that nobody has to read while the test runs. `None`: the test has it.
+    stderr: Option<tempfile::NamedTempFile>,
+}
+
+impl Process {
+    fn spawn(name: &'static str, command: Command) -> Self {
+        let stderr = tempfile::NamedTempFile::new().expect("a temporary file");
+        let writer: File = stderr.reopen().expect("the file is there");
+        let mut process = Self::spawn_with_stderr(name, command, writer.into());
+        process.stderr = Some(stderr);
+        process
+    }
+
+    fn spawn_with_stderr(name: &'static str, mut command: Command, stderr: Stdio) -> Self {
+        without_settings(&mut command);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
+        let child = child.unwrap_or_else(|error| panic!("cannot start the {name}: {error}"));
+        Self { name, child, stderr: None }
+    }
+
+    fn wait_ready(&mut self, admin: SocketAddr) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if try_request(admin, "GET", "/readyz", &[], b"").is_ok_and(|reply| reply.status == 200) {
+                return;
+            }
+            if let Some(status) = self.ended() {
+                panic!("the {} ended at its start, {status}:\n{}", self.name, self.stderr());
+            }
+            assert!(Instant::now() < deadline, "the {} is not ready:\n{}", self.name, self.stderr());
+            pause();
+        }
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("our own child can be waited for")
+    }
+
+    fn kill9(&mut self) {
+        self.child.kill().expect("our own child can be killed");
+        self.child.wait().expect("our own child can be waited for");
+    }
+
+    fn terminate(&mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child takes signals");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the {} does not end on SIGTERM:\n{}", self.name, self.stderr());
+            pause();
+        }
+    }
+
+    fn stderr(&self) -> String {
+        self.stderr.as_ref().and_then(|file| fs::read_to_string(file.path()).ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- stderr of the {} (pid {}):\n{}", self.name, self.child.id(), self.stderr());
+        }
+        // it may have ended by itself
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

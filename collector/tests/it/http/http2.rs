@@ -1,0 +1,132 @@
+//! HTTP/2 with prior knowledge, on the same port.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::Fixture;
+use crate::harness::{PATIENCE, wait_for};
+
+type Sender = SendRequest<Full<Bytes>>;
+
+fn run<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+async fn connect(fixture: &Fixture) -> Sender {
+    let stream = TcpStream::connect(fixture.collector.http).await.unwrap();
+    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn send(
+    sender: &mut Sender,
+    method: &str,
+    path: &str,
+    body: Vec<u8>,
+) -> impl Future<Output = hyper::Result<Response<Incoming>>> + use<> {
+    let request = Request::builder().method(method).uri(format!("http://x{path}"));
+    sender.send_request(request.body(Full::new(body.into())).unwrap())
+}
+
+#[test]
+fn beacons_come_over_http2_too_many_at_a_time() {
+    let fixture = Fixture::start(&[]);
+    run(async {
+        let mut sender = connect(&fixture).await;
+        // until the first answer a client does not know how many streams it may open
+        assert_eq!(send(&mut sender, "GET", "/api/beacon", vec![]).await.unwrap().status(), 200);
+        let gets: Vec<_> = (0..500).map(|_| send(&mut sender, "GET", "/api/beacon", vec![])).collect();
+        let posts: Vec<_> = (0..500).map(|_| send(&mut sender, "POST", "/api/beacon", b"a=1\na=2".to_vec())).collect();
+        for get in gets {
+            let response = get.await.unwrap();
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 43);
+        }
+        for post in posts {
+            assert_eq!(post.await.unwrap().status(), 204);
+        }
+    });
+    fixture.assert_ledger([1501, 1501, 0]);
+    assert_eq!(fixture.collector.metrics().get("tallylight_events_received_total{front=\"http2\"}"), 1501.0);
+}
+
+#[test]
+fn answers_over_http2_are_those_of_http1() {
+    let fixture = Fixture::start(&[]);
+    run(async {
+        let mut sender = connect(&fixture).await;
+        for (method, path, body, status) in [
+            ("POST", "/api/beacon", vec![b'a'; 64 * 1024 + 1], 413),
+            ("POST", "/nothing", vec![b'a'; 1_000_000], 404),
+            ("POST", "/api/beacon", b"nothing".to_vec(), 400),
+            ("PUT", "/api/beacon", vec![], 405),
+            ("HEAD", "/api/beacon", vec![], 200),
+            ("OPTIONS", "/api/beacon", vec![], 204),
+            ("POST", "/api/beacon?ack=synced", b"a=1".to_vec(), 204),
+        ] {
+            let response = send(&mut sender, method, path, body).await.unwrap();
+            assert_eq!(response.status(), status, "{method} {path}");
+            assert_eq!(response.headers()["access-control-allow-origin"], "*");
+            assert!(!response.headers().contains_key("connection"));
+            response.into_body().collect().await.unwrap();
+        }
+    });
+    fixture.assert_ledger([3, 1, 2]);
+}
+
+/// A body that takes its time.
+struct Slow(Pin<Box<Sleep>>);
+
+impl Body for Slow {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.0.is_elapsed() {
+            return Poll::Ready(None);
+        }
+        self.0.as_mut().poll(cx).map(|()| Some(Ok(Frame::data("a=1".into()))))
+    }
+}
+
+#[test]
+fn an_idle_http2_connection_is_closed_and_a_busy_one_is_not() {
+    let fixture = Fixture::start(&["--idle-timeout=300ms"]);
+    run(async {
+        let stream = TcpStream::connect(fixture.collector.http).await.unwrap();
+        let (mut sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let slow = Slow(Box::pin(sleep(Duration::from_millis(1000))));
+        let request = Request::post("http://x/api/beacon").body(slow).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 204);
+        // idle from here on, and pings are answered
+        timeout(PATIENCE, connection).await.expect("the connection ends").unwrap().unwrap();
+    });
+    wait_for("it to be gone", || (fixture.connections() == 0.0).then_some(()));
+    fixture.assert_ledger([1, 1, 0]);
+}
+
+#[test]
+fn the_preface_may_come_byte_by_byte() {
+    let fixture = Fixture::start(&[]);
+    let mut connection = fixture.connect();
+    // preface and an empty SETTINGS frame
+    for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0" {
+        connection.send([*byte]);
+    }
+    let mut frame = [0; 9];
+    std::io::Read::read_exact(&mut connection.stream, &mut frame).unwrap();
+    assert_eq!(frame[3], 4, "a SETTINGS frame comes first");
+}

@@ -1,0 +1,391 @@
+//! The log as a reader in another process finds it: after an orderly end, after a kill, after a power cut.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tallylight_collector::log::{Batch, Level, Log, Options, Recovered};
+use tallylight_proto::ledger::Ledger;
+use tallylight_proto::record::{self, Record};
+use tallylight_proto::segment::{Found, Framing, Gap, HEADER_LEN, HeaderPage, Mark, MarkKind, Scanner};
+use tallylight_proto::{Event, Front, Id, Shed, layout};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+const SEGMENT: u64 = 1 << 20;
+
+fn options(data: &Path) -> Options {
+    Options {
+        data: data.to_owned(),
+        node: "test-000000".into(),
+        segment_size: SEGMENT,
+        sync_interval: Duration::from_secs(3600),
+        reserve: 0,
+    }
+}
+
+fn start(data: &Path) -> (Log, Recovered) {
+    Log::start(options(data), |error| panic!("{error}")).expect("a usable folder")
+}
+
+fn event(n: u64) -> Event<'static> {
+    let text = |text: &'static str| Cow::Borrowed(text);
+    Event {
+        id: Id { uuid: uuid::Uuid::from_u128(u128::from(n)), made_here: false },
+        received_at: 1_795_392_000_000,
+        age_ms: 0,
+        front: Front::Http1,
+        site: text("books"),
+        event: text("click"),
+        target: text("https://example.org/a/rather/long/target/so/that/records/are/as/long/as/real/ones/are"),
+        page: text("https://shop.example/"),
+        item: Cow::Owned(format!("item-{n}")),
+        placement: text("below-the-fold"),
+        visitor: Cow::Owned("v".repeat(usize::try_from(n % 50).expect("small"))),
+        user_agent: text("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0"),
+        ip: Some([192, 0, 2, 0].into()),
+        value: None,
+        lost: 0,
+        props: Vec::new(),
+    }
+}
+
+/// Sends these as one batch and waits for the outcome.
+fn send(log: &Log, numbers: std::ops::Range<u64>, level: Level) -> Result<(), Shed> {
+    let appender = log.appender();
+    let mut batch = appender.batch();
+    let waiting = fill(&mut batch, numbers, level);
+    appender.try_send(batch).expect("room in the channel");
+    waiting.blocking_recv().expect("an answer")
+}
+
+fn fill(batch: &mut Batch, numbers: std::ops::Range<u64>, level: Level) -> oneshot::Receiver<Result<(), Shed>> {
+    let (sender, receiver) = oneshot::channel();
+    let first = batch.len();
+    for n in numbers {
+        batch.push(&event(n));
+    }
+    batch.ack_since(first, level, sender);
+    receiver
+}
+
+/// All that a reader finds in a log.
+#[derive(Debug, Default)]
+struct Contents {
+    events: Vec<u64>,
+    ordinals: Vec<u64>,
+    positions: Vec<u64>,
+    ledgers: Vec<Ledger>,
+    /// Holes, and whether each is known to be torn.
+    gaps: Vec<(Gap, bool)>,
+    sealed: Vec<bool>,
+}
+
+fn segments(data: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(data.join(layout::LOG)).expect("a log");
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.file_name().and_then(|name| layout::segment_base(name.to_str()?)).is_some())
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn read(data: &Path) -> Contents {
+    let mut contents = Contents::default();
+    for path in segments(data) {
+        let (bytes, page) = load(&path);
+        assert!(page.damaged.is_empty(), "{}", path.display());
+        contents.sealed.push(page.sealed.is_some());
+        let end = page.sealed.or(page.committed).expect("a mark");
+        let framing = Framing::new(page.header.salt, page.header.base);
+        let start = Mark { length: HEADER_LEN as u64, ordinal: page.header.first_ordinal };
+        let mut scanner = Scanner::new(framing, start, end.length, Some(end.ordinal));
+        let from = |offset: u64| usize::try_from(offset).expect("small").min(bytes.len());
+        let mut read = |offset: u64, buffer: &mut [u8]| {
+            let len = buffer.len().min(bytes.len() - from(offset));
+            buffer[..len].copy_from_slice(&bytes[from(offset)..from(offset) + len]);
+            Ok::<_, std::convert::Infallible>(len)
+        };
+        while let Ok(Some(found)) = scanner.next(&mut read) {
+            match found {
+                Found::Gap(gap) => contents.gaps.push((gap, page.holes.cover(gap.from, gap.to))),
+                Found::Record(framed) => {
+                    contents.ordinals.push(framed.ordinal);
+                    contents.positions.push(framed.position);
+                    match record::decode(framed.payload).expect("our own record") {
+                        Record::Event(event) => {
+                            let (_, n) = event.id.uuid.as_u64_pair();
+                            contents.events.push(n);
+                        }
+                        Record::Ledger(ledger) => contents.ledgers.push(ledger),
+                    }
+                }
+            }
+        }
+    }
+    contents
+}
+
+fn assert_whole(contents: &Contents, events: u64) {
+    assert_eq!(contents.events, (0..events).collect::<Vec<_>>());
+    assert_eq!(contents.ordinals, (0..contents.ordinals.len() as u64).collect::<Vec<_>>());
+    assert!(contents.positions.is_sorted_by(|a, b| a < b));
+    assert_eq!(contents.gaps, []);
+    assert!(contents.ledgers.iter().all(|ledger| ledger.counts.is_balanced()), "{:?}", contents.ledgers);
+}
+
+/// What a kill would leave: the files as another process sees them now.
+fn copy(data: &Path) -> TempDir {
+    let to = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(to.path().join(layout::LOG)).expect("a folder");
+    for entry in std::fs::read_dir(data.join(layout::LOG)).expect("a log") {
+        let path = entry.expect("an entry").path();
+        if path.is_file() {
+            // the next segment may get its name meanwhile
+            let _ = std::fs::copy(&path, to.path().join(layout::LOG).join(path.file_name().expect("a name")));
+        }
+    }
+    to
+}
+
+#[test]
+fn an_orderly_end_seals_everything_and_closes_the_ledger() {
+    let data = tempfile::tempdir().expect("a folder");
+    for life in 0..3_u64 {
+        let (log, recovered) = start(data.path());
+        assert_eq!((recovered.sealed, recovered.torn, recovered.was_killed), (0, 0, false));
+        for n in 0..40 {
+            let from = (life * 40 + n) * 250;
+            send(&log, from..from + 250, Level::Logged).expect("taken");
+        }
+        log.finish();
+    }
+    let contents = read(data.path());
+    assert_whole(&contents, 30_000);
+    assert!(contents.sealed.len() > 10 && contents.sealed.iter().all(|sealed| *sealed));
+    let last = contents.ledgers.last().expect("a ledger");
+    assert!(last.closing);
+    assert_eq!((last.counts.received, last.counts.logged), ([30_000, 0, 0, 0], 30_000));
+    let leftovers = std::fs::read_dir(data.path().join(layout::LOG)).expect("a log").count();
+    assert_eq!(leftovers, contents.sealed.len() + 1, "segments and the folder of spares");
+}
+
+#[test]
+fn what_was_logged_survives_a_kill_and_the_log_goes_on_behind_it() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    for n in 0..30 {
+        send(&log, n * 100..n * 100 + 100, Level::Logged).expect("taken");
+    }
+    let killed = copy(data.path());
+    log.finish();
+
+    let (log, recovered) = start(killed.path());
+    assert!(recovered.was_killed && recovered.sealed >= 1 && recovered.torn == 0, "{recovered:?}");
+    assert_eq!((recovered.counts.logged, recovered.counts.received[0]), (3000, 3000));
+    send(&log, 3000..3100, Level::Synced).expect("taken");
+    log.finish();
+    let contents = read(killed.path());
+    assert_whole(&contents, 3100);
+    assert_eq!(contents.ledgers.last().map(|ledger| ledger.counts.logged), Some(3100));
+}
+
+#[test]
+fn what_was_synced_survives_the_loss_of_everything_behind_it() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send(&log, 0..100, Level::Synced).expect("taken");
+    send(&log, 100..200, Level::Logged).expect("taken");
+    let cut = copy(data.path());
+    log.finish();
+
+    let path = segments(cut.path()).pop().expect("a segment");
+    let (mut bytes, page) = load(&path);
+    let synced = page.synced.expect("something was synced");
+    bytes[usize::try_from(synced.length).expect("small")..].fill(0);
+    std::fs::write(&path, &bytes).expect("writable");
+
+    let (log, recovered) = start(cut.path());
+    assert_eq!(recovered.torn, page.committed.expect("a mark").ordinal - synced.ordinal);
+    assert!(recovered.next_base >= page.header.base + SEGMENT);
+    send(&log, 300..301, Level::Logged).expect("taken");
+    log.finish();
+    let contents = read(cut.path());
+    assert_eq!(contents.events, (0..100).chain([300]).collect::<Vec<_>>());
+    assert!(contents.positions.is_sorted_by(|a, b| a < b));
+    assert!(matches!(contents.gaps[..], [(gap, true)] if gap.records == Some(recovered.torn)), "{:?}", contents.gaps);
+}
+
+/// The bytes of a segment and what its header says.
+fn load(path: &Path) -> (Vec<u8>, HeaderPage) {
+    let bytes = std::fs::read(path).expect("readable");
+    let page = HeaderPage::decode(&bytes).expect("a header");
+    (bytes, page)
+}
+
+/// As if no mark of this kind had ever reached the disk.
+fn wipe(bytes: &mut [u8], kind: MarkKind) {
+    for slot in 0..2 {
+        bytes[Mark::offset(kind, slot)..][..24].fill(0);
+    }
+}
+
+#[test]
+fn the_ledger_goes_on_after_lives_that_left_no_ledger_record() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send(&log, 0..1000, Level::Logged).expect("taken");
+    log.finish();
+    let mut left = data;
+    for _ in 0..3 {
+        let before = segments(left.path()).len();
+        let (log, recovered) = start(left.path());
+        assert_eq!(recovered.counts.logged, 1000);
+        while segments(left.path()).len() == before {
+            std::thread::yield_now();
+        }
+        let killed = copy(left.path());
+        log.finish();
+        let path = segments(killed.path()).pop().expect("a segment");
+        let (mut bytes, _) = load(&path);
+        bytes[HEADER_LEN..].fill(0);
+        std::fs::write(&path, bytes).expect("writable");
+        left = killed;
+    }
+    let (log, _) = start(left.path());
+    send(&log, 1000..1001, Level::Logged).expect("taken");
+    log.finish();
+    let ledgers = read(left.path()).ledgers;
+    assert!(ledgers.is_sorted_by_key(|ledger| ledger.counts.logged), "{ledgers:?}");
+    assert_eq!(ledgers.last().map(|ledger| ledger.counts.logged), Some(1001));
+}
+
+#[test]
+fn what_a_power_cut_takes_around_a_change_of_segments_is_torn_not_damaged() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    let mut sent = 0;
+    while segments(data.path()).len() < 3 {
+        send(&log, sent..sent + 100, Level::Logged).expect("taken");
+        sent += 100;
+    }
+    let cut = copy(data.path());
+    log.finish();
+
+    let paths = segments(cut.path());
+    let (mut left, page) = load(&paths[1]);
+    MarkKind::ALL.into_iter().for_each(|kind| wipe(&mut left, kind));
+    let tail = page.committed.expect("a mark").length - 20_000;
+    left[usize::try_from(tail).expect("small")..].fill(0);
+    std::fs::write(&paths[1], left).expect("writable");
+
+    for life in 0..2 {
+        let (log, recovered) = start(cut.path());
+        assert_eq!(recovered.torn > 0, life == 0);
+        log.finish();
+        let contents = read(cut.path());
+        let missing: u64 = contents.gaps.iter().filter_map(|(gap, _)| gap.records).sum();
+        assert!(contents.gaps.iter().all(|(_, is_torn)| *is_torn) && missing > 0, "{:?}", contents.gaps);
+        assert_eq!(contents.ordinals.len() as u64 + missing, contents.ordinals.last().expect("records") + 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Pages reach the disk in any order: each of those above the synced mark is there or not.
+    #[test]
+    fn any_subset_of_unsynced_pages_leaves_what_is_whole_and_counts_what_is_not(kept in prop::collection::vec(any::<bool>(), 256)) {
+        let data = tempfile::tempdir().expect("a folder");
+        let (log, _) = start(data.path());
+        send(&log, 0..300, Level::Synced).expect("taken");
+        send(&log, 300..1200, Level::Logged).expect("taken");
+        let cut = copy(data.path());
+        log.finish();
+
+        let path = segments(cut.path()).pop().expect("a segment");
+        let (mut bytes, page) = load(&path);
+        let synced = usize::try_from(page.synced.expect("something was synced").length).expect("small");
+        for (n, page) in bytes.chunks_mut(4096).enumerate().filter(|(n, _)| !kept[*n]) {
+            if let Some(unsynced) = page.get_mut(synced.saturating_sub(n * 4096)..) {
+                unsynced.fill(0);
+            }
+        }
+        std::fs::write(&path, &bytes).expect("writable");
+
+        let (log, recovered) = start(cut.path());
+        log.finish();
+        let contents = read(cut.path());
+        let committed = page.committed.expect("a mark");
+        let in_segment = contents.ordinals.iter().filter(|ordinal| **ordinal < committed.ordinal).count() as u64;
+        prop_assert!((0..300).all(|n| contents.events.contains(&n)));
+        prop_assert!(contents.gaps.iter().all(|(_, is_torn)| *is_torn), "{:?}", contents.gaps);
+        let missing: u64 = contents.gaps.iter().filter_map(|(gap, _)| gap.records).sum();
+        prop_assert_eq!(missing, recovered.torn);
+        prop_assert_eq!(in_segment + missing, committed.ordinal);
+    }
+}
+
+#[test]
+fn a_spare_is_used_again_and_nothing_of_its_past_comes_back() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    for n in 0..20 {
+        send(&log, n * 500..n * 500 + 500, Level::Logged).expect("taken");
+    }
+    log.finish();
+    let mut finished = segments(data.path());
+    finished.pop();
+    let spare = data.path().join(layout::LOG).join(layout::SPARE);
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).expect("a file"));
+    let old: Vec<u64> = finished.iter().map(|path| inode(path)).collect();
+    for path in &finished {
+        #[expect(clippy::disallowed_methods, reason = "the test plays the compactor")]
+        std::fs::rename(path, spare.join(path.file_name().expect("a name"))).expect("one folder");
+    }
+
+    let (log, _) = start(data.path());
+    send(&log, 20_000..20_010, Level::Logged).expect("taken");
+    let killed = copy(data.path());
+    log.finish();
+    assert!(old.contains(&inode(&segments(data.path())[1])), "a spare was taken");
+    let before = read(killed.path());
+    let (log, recovered) = start(killed.path());
+    log.finish();
+    assert_eq!(recovered.torn, 0);
+    assert_eq!(read(killed.path()).events, before.events);
+    assert_eq!(before.events.iter().filter(|n| **n >= 20_000).count(), 10);
+}
+
+#[test]
+fn without_room_for_a_segment_events_are_shed_and_counted() {
+    let data = tempfile::tempdir().expect("a folder");
+    let no_room = Options { reserve: u64::MAX / 2, ..options(data.path()) };
+    let (log, _) = Log::start(no_room, |error| panic!("{error}")).expect("a full disk is no failure");
+    assert_eq!(send(&log, 0..10, Level::Logged), Err(Shed::Disk));
+    let status = log.status().snapshot();
+    assert!(status.shedding);
+    assert_eq!((status.counts.received[0], status.counts.shed[Shed::Disk.index()]), (10, 10));
+    log.finish();
+}
+
+#[test]
+fn a_batch_that_finds_no_room_is_given_up_with_its_counts() {
+    let mut batch = Batch::default();
+    let mut waiting = fill(&mut batch, 0..7, Level::Logged);
+    batch.refuse(Front::Http2, tallylight_proto::Refusal::Site, 2);
+    batch.give_up(Shed::Queue);
+    assert_eq!(waiting.try_recv(), Ok(Err(Shed::Queue)));
+    assert_eq!((batch.len(), batch.is_empty()), (0, false), "the counts travel on");
+
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    log.appender().try_send(batch).expect("room in the channel");
+    send(&log, 0..1, Level::Logged).expect("taken");
+    let counts = log.status().snapshot().counts;
+    log.finish();
+    assert_eq!((counts.received, counts.shed, counts.logged), ([8, 2, 0, 0], [7, 0, 0, 0], 1));
+    assert!(counts.is_balanced());
+}

@@ -1,0 +1,13 @@
+//! The collector as a process: what a browser, a client and an operator see of it.
+
+// all of this is tests, which clippy only knows of functions that are marked so
+#![allow(clippy::unwrap_used)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod browser;
+mod http;
+mod lifecycle;
+mod log;
+mod stderr;

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs what `make test` needs besides Rust and a C compiler: Debian's chromium, prometheus and systemd, and
+# pinned packages from PyPI and npm in .test-env/. Does nothing, quickly, where all of it is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+env_dir=${TALLYLIGHT_TEST_ENV:-$PWD/.test-env}
+
+# readers that share no code with what they read
+python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0)
+npm_packages=(playwright-core@1.65.1)
+# chromium: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units
+debian_packages=(chromium prometheus systemd python3-venv curl)
+command -v node >/dev/null && command -v npm >/dev/null || debian_packages+=(nodejs npm)
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# Debian starts a service when its package is installed; policy-rc.d is Debian's way to say no.
+install_debian() {
+    local policy=/usr/sbin/policy-rc.d ours=no
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+        as_root chmod +x $policy
+        ours=yes
+    fi
+    local status=0
+    { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@"; } >"$env_dir/apt.log" 2>&1 || status=$?
+    if [ $ours = yes ]; then as_root rm -f $policy; fi
+    if [ $status != 0 ]; then tail -n 20 "$env_dir/apt.log" >&2; fi
+    return $status
+}
+
+mkdir -p "$env_dir"
+missing=()
+for package in "${debian_packages[@]}"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "test-env: installing from Debian: ${missing[*]}"
+    install_debian "${missing[@]}"
+    case " ${missing[*]} " in
+        # nor is it to start with the machine
+        *" prometheus "*) as_root systemctl disable --quiet prometheus >/dev/null 2>&1 || true ;;
+    esac
+fi
+
+# A stamp says what a folder holds: made last, so that a run that was interrupted is done again.
+if [ "$(cat "$env_dir/venv/stamp" 2>/dev/null)" != "${python_packages[*]}" ]; then
+    echo "test-env: installing from PyPI: ${python_packages[*]}"
+    rm -rf "$env_dir/venv"
+    /usr/bin/python3 -m venv "$env_dir/venv"
+    "$env_dir/venv/bin/pip" install --quiet --disable-pip-version-check "${python_packages[@]}"
+    echo "${python_packages[*]}" >"$env_dir/venv/stamp"
+fi
+if [ "$(cat "$env_dir/node_modules/stamp" 2>/dev/null)" != "${npm_packages[*]}" ]; then
+    echo "test-env: installing from npm: ${npm_packages[*]}"
+    rm -rf "$env_dir/node_modules"
+    npm install --prefix "$env_dir" --no-save --no-package-lock --no-audit --no-fund --loglevel=error "${npm_packages[@]}" >/dev/null
+    echo "${npm_packages[*]}" >"$env_dir/node_modules/stamp"
+fi
+echo "test-env: ready in $env_dir"
