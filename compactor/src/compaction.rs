@@ -1,0 +1,354 @@
+//! From the log to the outputs: read, judge, route to hours; publish; commit.
+//!
+//! ```text
+//!  Reader ──▶ index: first or duplicate? ──▶ crawler? ──▶ Hours ──publish──▶ index, events, hourly
+//!                                                            └────commit──▶ watermark ──▶ segments released
+//! ```
+//!
+//! The rule: **what is published is a function of the log up to a position.** A commit names the furthest place
+//! of which nothing waits any more, with the counts exactly as of there. After any error the whole of this is
+//! dropped and opened again from the commit: no state in memory outlives a failed publish.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use tallylight_proto::layout;
+use tallylight_proto::record::{self, Record};
+use tallylight_proto::segment::Framed;
+use tallylight_proto::time::{DAY_MS, Hour, Millis};
+use tallylight_proto::{Event, ledger::Ledger};
+use thiserror::Error;
+
+use crate::commit::{Commit, CommitError, Counts, Snapshot};
+use crate::crawlers::Crawlers;
+use crate::events::Events;
+use crate::groups::By;
+use crate::hourly::Hourly;
+use crate::hours::{Bounds, Due, Fate, HourError, Hours};
+use crate::index::{Index, IndexError, Limits, Verdict};
+use crate::ledger_check::LedgerCheck;
+use crate::log::{Item, LogError, Lost, Progress, Purpose, Reader};
+use crate::parquet_file::FileError;
+use crate::rebuild::rebuild;
+use crate::release::Release;
+use crate::storage::{self, StorageError};
+
+/// The id index, in the compactor's folder.
+const INDEX: &str = "index";
+/// How many records are taken between two looks at the time.
+const RECORDS_A_LOOK: u32 = 4096;
+/// User agents whose verdict is kept: there are a few thousand in use.
+const USER_AGENTS: usize = 1 << 14;
+/// The hours whose files a commit vouches for: an event is at most 7 days old when it is received.
+const KNOWN_HOURS_MS: Millis = 8 * DAY_MS;
+
+/// What is compacted to where.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The collector's data folder.
+    pub data: PathBuf,
+    /// The output folder.
+    pub out: PathBuf,
+    /// The node that the log is of.
+    pub node: String,
+    /// More columns to group by.
+    pub by: Vec<By>,
+    /// How far log time must be past an hour before it is complete, in ms.
+    pub grace: Millis,
+    /// How long compacted segments are kept, in ms.
+    pub retain: Millis,
+    /// Bounds of the id index's memory.
+    pub index_limits: Limits,
+    /// Bounds of what is in memory of hours.
+    pub bounds: Bounds,
+}
+
+/// Why compaction cannot go on.
+#[derive(Debug, Error)]
+pub enum CompactError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The disk.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The id index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// An hour.
+    #[error(transparent)]
+    Hour(#[from] HourError),
+    /// A Parquet file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The commit.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// A compaction under way.
+pub struct Compaction {
+    config: Config,
+    reader: Reader,
+    sorter: Sorter,
+    /// States to which a commit may go back, oldest first.
+    snapshots: VecDeque<Snapshot>,
+    commit: Option<Commit>,
+}
+
+impl Compaction {
+    /// Goes on from the last commit, after clearing away what a crash left half written.
+    pub fn open(config: Config) -> Result<Self, CompactError> {
+        let hourly = Hourly::new(&config.out, &config.node, &config.by);
+        let events = Events::new(&config.out, &config.node);
+        hourly.sweep()?;
+        events.sweep()?;
+        sweep_commits(&config)?;
+        let commit = Commit::read(&config.out, &config.node, &config.by)?;
+        let index = open_index(&config, &events, commit.as_ref())?;
+        let snapshot = commit.as_ref().map(|commit| commit.snapshot.clone());
+        let reader = Reader::new(&config.data, Purpose::Cover, snapshot.as_ref().map(|s| (s.place, s.salt)));
+        let published = commit.as_ref().map(|commit| commit.hours.clone()).unwrap_or_default();
+        let hours = Hours::new(hourly, events, published, config.bounds);
+        let sorter = Sorter::new(index, hours, snapshot.as_ref());
+        Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit })
+    }
+
+    /// Looks how far the log has got. Later records are left for the next look.
+    pub fn look(&mut self) -> Result<(), CompactError> {
+        Ok(self.reader.look()?)
+    }
+
+    /// Reads on: to the end, until there is enough to be published, until this time, or until told to stop.
+    pub fn read(&mut self, until: Option<Instant>, stop: &AtomicBool) -> Result<Progress, CompactError> {
+        let sorter = &mut self.sorter;
+        let mut taken = 0_u32;
+        let progress = self.reader.read(|item| {
+            sorter.take(item)?;
+            taken += 1;
+            let is_time = || stop.load(Relaxed) || until.is_some_and(|until| Instant::now() >= until);
+            let is_enough = sorter.hours.is_full() || (taken.is_multiple_of(RECORDS_A_LOOK) && is_time());
+            Ok::<_, CompactError>(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        if let Some((place, salt)) = self.reader.begun().filter(|_| self.snapshots.is_empty()) {
+            self.snapshots.push_back(Snapshot { place, salt, ..Snapshot::default() });
+        }
+        Ok(progress)
+    }
+
+    /// Publishes what is due, or all, and commits.
+    pub fn publish(&mut self, now: Millis, all: bool) -> Result<(), CompactError> {
+        let Some((place, salt)) = self.reader.place() else { return Ok(()) };
+        if self.snapshots.back().is_none_or(|last| last.place != place) {
+            self.snapshots.push_back(self.sorter.snapshot(place, salt));
+        }
+        let complete_before = self.commit.as_ref().and_then(|commit| commit.complete_through);
+        let complete_now = self.complete_through(now);
+
+        self.sorter.index.flush(place.position)?;
+        self.sorter.hours.publish(Due { complete_before, complete_now, all })?;
+
+        let unpublished = self.sorter.hours.unpublished_from();
+        while let [_, next, ..] = self.snapshots.make_contiguous()
+            && unpublished.is_none_or(|position| next.place.position <= position)
+        {
+            self.snapshots.pop_front();
+        }
+        let is_reached = |snapshot: &&Snapshot| unpublished.is_none_or(|position| snapshot.place.position <= position);
+        let Some(snapshot) = self.snapshots.front().filter(is_reached) else { return Ok(()) };
+        let known = Hour::of(snapshot.log_time.saturating_sub(KNOWN_HOURS_MS));
+        let hours = self.sorter.hours.published_from(known).clone();
+        let commit = Commit { snapshot: snapshot.clone(), complete_through: complete_now, hours };
+        if self.commit.as_ref() != Some(&commit) {
+            commit.write(&self.config.out, &self.config.node, &self.config.by)?;
+            self.commit = Some(commit);
+        }
+        Ok(())
+    }
+
+    /// Lets go of segments that are committed and no longer wanted.
+    pub fn release(&self, now: Millis) -> Result<usize, CompactError> {
+        let Some(commit) = &self.commit else { return Ok(0) };
+        let ended_before = now.saturating_sub(self.config.retain);
+        Ok(Release { below: commit.snapshot.place.position, ended_before }.run(&self.config.data)?)
+    }
+
+    /// What was counted up to where it has read.
+    pub fn counts(&self) -> Counts {
+        self.sorter.counts
+    }
+
+    /// Ledger records that did not add up, since it was opened.
+    pub fn ledger_mismatches(&self) -> u64 {
+        self.sorter.mismatches
+    }
+
+    /// The latest time that the log has told so far.
+    pub fn log_time(&self) -> Millis {
+        self.sorter.log_time
+    }
+
+    /// Bytes of the log that were not read yet.
+    pub fn bytes_behind(&self) -> Result<u64, CompactError> {
+        Ok(self.reader.bytes_behind()?)
+    }
+
+    /// Hours in memory.
+    pub fn open_hours(&self) -> usize {
+        self.sorter.hours.len()
+    }
+
+    /// The last commit.
+    pub fn commit(&self) -> Option<&Commit> {
+        self.commit.as_ref()
+    }
+
+    /// Hours before this one are complete: log time has passed them and the grace. Never ahead of the clock, and
+    /// never back.
+    fn complete_through(&self, now: Millis) -> Option<Hour> {
+        let before = self.commit.as_ref().and_then(|commit| commit.complete_through);
+        if self.sorter.log_time == 0 {
+            return before;
+        }
+        let passed = Hour::of(self.sorter.log_time.min(now).saturating_sub(self.config.grace));
+        Some(before.map_or(passed, |before| before.max(passed)))
+    }
+}
+
+/// Gives each record of the log its fate and its hour.
+struct Sorter {
+    index: Index,
+    crawlers: Crawlers,
+    /// User agents seen lately, and whether they are crawlers.
+    user_agents: HashMap<Box<str>, bool, foldhash::fast::RandomState>,
+    hours: Hours,
+    counts: Counts,
+    log_time: Millis,
+    ledger: LedgerCheck,
+    mismatches: u64,
+}
+
+impl Sorter {
+    fn new(index: Index, hours: Hours, from: Option<&Snapshot>) -> Self {
+        let from = from.cloned().unwrap_or_default();
+        Self {
+            index,
+            crawlers: Crawlers::new(),
+            user_agents: HashMap::default(),
+            hours,
+            counts: from.counts,
+            log_time: from.log_time,
+            ledger: from.ledger,
+            mismatches: 0,
+        }
+    }
+
+    fn snapshot(&self, place: crate::log::Place, salt: u64) -> Snapshot {
+        Snapshot { place, salt, counts: self.counts, log_time: self.log_time, ledger: self.ledger.clone() }
+    }
+
+    fn take(&mut self, item: Item<'_>) -> Result<(), CompactError> {
+        match item {
+            Item::Lost(lost) => self.lost(lost),
+            Item::Record(framed) => match record::decode(framed.payload) {
+                Ok(Record::Event(event)) => self.event(&framed, &event)?,
+                Ok(Record::Ledger(ledger)) => self.ledger(&framed, &ledger),
+                Err(error) => {
+                    tracing::error!(position = framed.position, %error, "a record cannot be understood: it is skipped");
+                    self.counts.damaged += 1;
+                    self.ledger.lost(1);
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, framed: &Framed<'_>, event: &Event<'_>) -> Result<(), CompactError> {
+        let verdict = if event.id.made_here {
+            Verdict::First
+        } else {
+            self.index.judge(event.id.uuid, framed.position, event.received_at)?
+        };
+        let fate = match verdict {
+            Verdict::Duplicate => Fate::Duplicate,
+            Verdict::First if self.is_crawler(&event.user_agent) => Fate::Bot,
+            Verdict::First => Fate::Counted,
+        };
+        self.hours.take(framed, event, fate)?;
+        self.counts.read += 1;
+        match fate {
+            Fate::Duplicate => self.counts.duplicates += 1,
+            Fate::Bot => self.counts.bots += 1,
+            Fate::Counted => {
+                self.counts.counted += 1;
+                self.counts.client_lost += u64::from(event.lost);
+            }
+        }
+        self.log_time = self.log_time.max(event.received_at);
+        self.ledger.event();
+        Ok(())
+    }
+
+    fn ledger(&mut self, framed: &Framed<'_>, ledger: &Ledger) {
+        self.log_time = self.log_time.max(ledger.at);
+        if let Some(mismatch) = self.ledger.check(&ledger.counts) {
+            self.mismatches += 1;
+            tracing::error!(position = framed.position, "the collector's ledger does not add up: {}", mismatch.text());
+        }
+    }
+
+    fn lost(&mut self, lost: Lost) {
+        let Lost { base, position, end, records, cause } = lost;
+        self.ledger.lost(records);
+        if cause.is_damage() {
+            self.counts.damaged += records;
+            let segment = layout::segment(base);
+            tracing::error!(%segment, position, end, records, "the log is damaged: {}", cause.text());
+        } else {
+            self.counts.torn += records;
+            tracing::warn!(position, end, records, "a power cut took records that were not synced");
+        }
+    }
+
+    fn is_crawler(&mut self, user_agent: &str) -> bool {
+        if let Some(known) = self.user_agents.get(user_agent) {
+            return *known;
+        }
+        let is_crawler = self.crawlers.is_crawler(user_agent);
+        if self.user_agents.len() >= USER_AGENTS {
+            self.user_agents.clear();
+        }
+        self.user_agents.insert(user_agent.into(), is_crawler);
+        is_crawler
+    }
+}
+
+/// Opens the index, or makes it again if it is damaged or not the one that belongs to the commit.
+fn open_index(config: &Config, events: &Events, commit: Option<&Commit>) -> Result<Index, CompactError> {
+    let folder = config.data.join(layout::COMPACTOR).join(INDEX);
+    let (position, log_time) = commit.map_or((0, 0), |c| (c.snapshot.place.position, c.snapshot.log_time));
+    match Index::open(&folder, config.index_limits) {
+        Ok(index) if index.through() >= position => return Ok(index),
+        Ok(_) => tracing::warn!("the id index is older than what was published: it is rebuilt from events"),
+        Err(error @ IndexError::Corrupt { .. }) => tracing::warn!(%error, "the id index is rebuilt from events"),
+        Err(error) => return Err(error.into()),
+    }
+    rebuild(&folder, config.index_limits, events, log_time, position)
+}
+
+fn sweep_commits(config: &Config) -> Result<(), StorageError> {
+    let folder = config.out.join(layout::WATERMARK);
+    let names = match storage::list(&folder) {
+        Err(error) if error.is_not_found() => return Ok(()),
+        names => names?,
+    };
+    let ours = layout::watermark_file(&config.node);
+    let litter = names.iter().filter(|name| storage::name_of_temporary(name) == Some(&ours));
+    litter.map(|name| folder.join(name)).try_for_each(|path| storage::remove(&path))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,579 @@
+//! Dying at any moment, and being split in any way, changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tallylight_proto::segment::HEADER_LEN;
+
+use super::*;
+use crate::groups::Measures;
+use crate::storage::crash;
+use crate::testlog::{self, HOUR, MINUTE, START, TestLog, aged, crawled, event};
+
+/// A clock that is ahead of everything in the log.
+const NOW: Millis = START + 1000 * HOUR;
+
+fn config(data: &Path) -> Config {
+    Config {
+        data: data.to_owned(),
+        out: data.join("out"),
+        node: "node-1".into(),
+        by: vec![By::Item],
+        grace: MINUTE,
+        retain: Millis::MAX,
+        index_limits: Limits { head_copies: 7, cache_bytes: 1 << 16 },
+        bounds: Bounds::default(),
+    }
+}
+
+fn pass(compaction: &mut Compaction, all: bool) -> Result<(), CompactError> {
+    compaction.look()?;
+    assert_eq!(compaction.read(None, &AtomicBool::new(false))?, Progress::AtEnd);
+    compaction.publish(NOW, all)?;
+    compaction.release(NOW)?;
+    Ok(())
+}
+
+/// Events with these numbers, all received at once.
+fn numbered(numbers: std::ops::Range<u64>, after: Millis) -> Vec<Event<'static>> {
+    numbers.map(|n| event(n, after)).collect()
+}
+
+/// Opens, compacts all that is there, and ends.
+fn once(config: &Config) -> Result<Compaction, CompactError> {
+    let mut compaction = Compaction::open(config.clone())?;
+    pass(&mut compaction, true)?;
+    Ok(compaction)
+}
+
+/// What a reader of the output sees: hours' files, the events' rows, and the commit's counts.
+#[derive(Debug, PartialEq)]
+struct Published {
+    hourly: BTreeMap<Hour, Vec<u8>>,
+    rows: BTreeMap<Hour, Vec<i64>>,
+    counts: Counts,
+    complete_through: Option<Hour>,
+}
+
+fn published(config: &Config) -> Published {
+    let hourly = Hourly::new(&config.out, &config.node, &config.by);
+    let events = Events::new(&config.out, &config.node);
+    let commit = Commit::read(&config.out, &config.node, &config.by).unwrap().unwrap();
+    let hours = events.hours_from(Hour(0)).unwrap();
+    let read = |hour: &Hour| Some((*hour, storage::read(&hourly.path(*hour)).ok()?));
+    let all_hours: Vec<Hour> = (-200..200).map(|n| Hour(Hour::of(START).0 + n)).collect();
+    Published {
+        hourly: all_hours.iter().filter_map(read).collect(),
+        rows: hours.into_iter().map(|hour| (hour, rows(&events, hour))).collect(),
+        counts: commit.snapshot.counts,
+        complete_through: commit.complete_through,
+    }
+}
+
+/// Positions of an hour's rows, in the order of the parts.
+fn rows(events: &Events, hour: Hour) -> Vec<i64> {
+    let mut rows = Vec::new();
+    for part in events.parts(hour).unwrap() {
+        let bytes = Bytes::from(storage::read(&part).unwrap());
+        for batch in ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap() {
+            let batch = batch.unwrap();
+            rows.extend(batch.column_by_name("position").unwrap().as_primitive::<Int64Type>().values());
+        }
+    }
+    rows
+}
+
+/// All groups of an hour added up.
+fn totals(config: &Config, hour: Hour) -> Measures {
+    let hourly = Hourly::new(&config.out, &config.node, &config.by);
+    let mut all = Measures::default();
+    for group in hourly.load(hour).unwrap().unwrap().groups.sorted(4) {
+        let Measures { events, bot_events, duplicates, late, client_lost, visitors, value_sum, times } =
+            &group.measures;
+        all.events += events;
+        all.bot_events += bot_events;
+        all.duplicates += duplicates;
+        all.late += late;
+        all.client_lost += client_lost;
+        all.visitors.merge(visitors);
+        if let Some(sum) = value_sum {
+            *all.value_sum.get_or_insert(0) += sum;
+        }
+        if let Some((first, last)) = *times {
+            let (a, b) = all.times.unwrap_or((first, last));
+            all.times = Some((first.min(a), last.max(b)));
+        }
+    }
+    all
+}
+
+const STAGES: u64 = 4;
+
+/// Half an hour of log: new events, copies of earlier ones, late ones, crawlers, ledger records, another segment.
+fn write_stage(log: &mut TestLog, stage: u64) {
+    let begin = i64::try_from(stage).unwrap() * 30 * MINUTE;
+    for n in 0..12 {
+        log.event(&event(stage * 100 + n, begin + i64::try_from(n).unwrap() * MINUTE));
+    }
+    log.ledger(START + begin + 15 * MINUTE);
+    if stage > 0 {
+        log.event(&event(stage * 100 - 95, begin + 20 * MINUTE));
+        log.event(&aged(stage * 100 + 50, begin + 20 * MINUTE, (i64::try_from(stage).unwrap() + 3) * 20 * MINUTE));
+        log.event(&crawled(stage * 100 + 51, begin + 21 * MINUTE));
+        log.event(&crawled(stage * 100 + 51, begin + 22 * MINUTE));
+    }
+    if stage % 2 == 1 {
+        log.next_segment(START + begin + 25 * MINUTE);
+    }
+    log.commit();
+}
+
+/// The same log, compacted at once.
+fn reference() -> Published {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    (0..STAGES).for_each(|stage| write_stage(&mut log, stage));
+    let config = config(folder.path());
+    once(&config).unwrap();
+    published(&config)
+}
+
+#[test]
+fn dying_at_any_change_to_the_disk_and_running_again_changes_nothing() {
+    let reference = reference();
+    assert_eq!(reference.counts.read, 12 * STAGES + 4 * (STAGES - 1));
+    assert_eq!(reference.counts.duplicates, 2 * (STAGES - 1));
+    for steps in 0.. {
+        let folder = testlog::folder();
+        let config = config(folder.path());
+        let mut log = TestLog::new(folder.path(), 1 << 20);
+        let mut written = 0;
+        let (died, survived) = crash::after(steps, || {
+            let mut compaction = Compaction::open(config.clone())?;
+            for stage in 0..STAGES {
+                write_stage(&mut log, stage);
+                written = stage + 1;
+                pass(&mut compaction, stage == STAGES - 1)?;
+            }
+            Ok::<_, CompactError>(())
+        });
+        if !survived {
+            // what may fail unnoticed is only the removal of what nobody needs
+            assert!(died.is_err() || written == STAGES, "it died at step {steps} and did not notice");
+            // and once more, while it makes good what the first death left
+            let _ = crash::after(steps % 17, || once(&config));
+            (written..STAGES).for_each(|stage| write_stage(&mut log, stage));
+            once(&config).unwrap();
+        }
+        assert_eq!(published(&config), reference, "died at step {steps}");
+        if survived {
+            return assert!(steps > 100, "only {steps} steps");
+        }
+    }
+}
+
+#[test]
+fn an_hours_bytes_do_not_depend_on_how_the_log_was_split_over_runs() {
+    let reference = reference();
+    for runs in 1..1 << (STAGES - 1) {
+        let folder = testlog::folder();
+        let config = config(folder.path());
+        let mut log = TestLog::new(folder.path(), 1 << 20);
+        let mut open = None;
+        for stage in 0..STAGES {
+            write_stage(&mut log, stage);
+            let compaction = open.get_or_insert_with(|| Compaction::open(config.clone()).unwrap());
+            pass(compaction, stage == STAGES - 1).unwrap();
+            // killed here, in some of the runs
+            if runs >> stage & 1 == 1 {
+                open = None;
+            }
+        }
+        assert_eq!(published(&config), reference, "runs {runs:b}");
+    }
+}
+
+#[test]
+fn an_hours_bytes_do_not_depend_on_how_little_memory_there_is() {
+    let reference = reference();
+    let tight = [
+        Bounds { part_bytes: usize::MAX, pending_bytes: usize::MAX, groups: 3 },
+        Bounds { part_bytes: 500, pending_bytes: 3000, groups: usize::MAX },
+        Bounds { part_bytes: 1, pending_bytes: 1, groups: 1 },
+    ];
+    for bounds in tight {
+        let folder = testlog::folder();
+        let config = Config { bounds, ..config(folder.path()) };
+        let mut log = TestLog::new(folder.path(), 1 << 20);
+        (0..STAGES).for_each(|stage| write_stage(&mut log, stage));
+        let mut compaction = Compaction::open(config.clone()).unwrap();
+        compaction.look().unwrap();
+        let mut steps = 1;
+        while compaction.read(None, &AtomicBool::new(false)).unwrap() == Progress::Paused {
+            compaction.publish(NOW, false).unwrap();
+            steps += 1;
+        }
+        compaction.publish(NOW, true).unwrap();
+        assert!(steps > 3, "{bounds:?} is not tight");
+        assert_eq!(published(&config), reference, "{bounds:?}");
+    }
+}
+
+#[test]
+fn what_is_complete_changes_by_amendment_only_and_never_goes_back() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    let mut compaction = Compaction::open(config.clone()).unwrap();
+    log.event(&event(1, 10 * MINUTE));
+    log.commit();
+    pass(&mut compaction, false).unwrap();
+    let through = |compaction: &Compaction| compaction.commit().unwrap().complete_through;
+    assert_eq!(through(&compaction), Some(Hour::of(START)));
+
+    log.ledger(START + HOUR);
+    log.commit();
+    pass(&mut compaction, false).unwrap();
+    assert_eq!(through(&compaction), Some(Hour::of(START)), "the grace is not over");
+    log.ledger(START + HOUR + MINUTE);
+    log.commit();
+    pass(&mut compaction, false).unwrap();
+    assert_eq!(through(&compaction), Some(Hour::of(START + HOUR)));
+    assert_eq!(published(&config).rows[&Hour::of(START)].len(), 1, "closed: its events are published too");
+
+    // a late event waits for others, and then amends
+    log.event(&aged(2, 70 * MINUTE, 20 * MINUTE));
+    log.commit();
+    pass(&mut compaction, false).unwrap();
+    assert_eq!(totals(&config, Hour::of(START)).events, 1);
+    assert!(compaction.commit().unwrap().snapshot.place.position <= log.places[1].0);
+    pass(&mut compaction, true).unwrap();
+    let all = totals(&config, Hour::of(START));
+    assert_eq!((all.events, all.late), (2, 1));
+    assert_eq!(compaction.commit().unwrap().snapshot.place.position, log.position());
+
+    // a clock set back, in the log and here
+    log.event(&event(3, -5 * HOUR));
+    log.commit();
+    compaction.look().unwrap();
+    compaction.read(None, &AtomicBool::new(false)).unwrap();
+    compaction.publish(START - HOUR, true).unwrap();
+    assert_eq!(through(&compaction), Some(Hour::of(START + HOUR)));
+    assert_eq!(totals(&config, Hour::of(START - 5 * HOUR)).events, 1);
+}
+
+#[test]
+fn complete_through_is_never_ahead_of_the_clock() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 500 * HOUR));
+    log.commit();
+    let mut compaction = Compaction::open(config).unwrap();
+    compaction.look().unwrap();
+    compaction.read(None, &AtomicBool::new(false)).unwrap();
+    compaction.publish(START + 2 * HOUR, true).unwrap();
+    assert_eq!(compaction.commit().unwrap().complete_through, Some(Hour::of(START + HOUR)));
+}
+
+#[test]
+fn a_copy_counts_in_its_own_hour_and_only_within_seven_days() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    let week = 7 * 24 * HOUR;
+    for after in [0, 3 * HOUR, week, week + 1] {
+        log.event(&event(8, after));
+    }
+    let here = Event { id: tallylight_proto::Id { made_here: true, ..event(9, 0).id }, ..event(9, week + 2) };
+    log.events([&here, &here]);
+    log.commit();
+    let compaction = once(&config).unwrap();
+    let counts = compaction.counts();
+    assert_eq!((counts.read, counts.counted, counts.duplicates), (6, 4, 2));
+    assert_eq!(totals(&config, Hour::of(START)).events, 1);
+    assert_eq!(totals(&config, Hour::of(START + 3 * HOUR)).duplicates, 1);
+    let last = totals(&config, Hour::of(START + week));
+    assert_eq!((last.events, last.duplicates), (3, 1));
+    assert_eq!(last.value_sum, Some(i128::from(8 * 100_001)), "a duplicate adds nothing");
+    assert_eq!(rows(&Events::new(&config.out, "node-1"), Hour::of(START + week)).len(), 3);
+}
+
+#[test]
+fn a_lost_index_is_made_again_from_the_events() {
+    for damage in ["gone", "older", "bad"] {
+        let folder = testlog::folder();
+        let config = config(folder.path());
+        let index = folder.path().join("compactor/index");
+        let mut log = TestLog::new(folder.path(), 1 << 20);
+        log.events(&numbered(0..20, HOUR));
+        log.commit();
+        once(&config).unwrap();
+        match damage {
+            "gone" => std::fs::remove_dir_all(&index).unwrap(),
+            "older" => drop(Index::reset(&index, config.index_limits).unwrap()),
+            _ => {
+                for name in storage::list(&index).unwrap() {
+                    let path = index.join(name);
+                    let mut bytes = storage::read(&path).unwrap();
+                    bytes.iter_mut().for_each(|byte| *byte ^= 0x55);
+                    std::fs::write(&path, bytes).unwrap();
+                }
+            }
+        }
+        log.events(&numbered(0..20, 2 * HOUR));
+        log.commit();
+        let counts = once(&config).unwrap().counts();
+        assert_eq!((counts.counted, counts.duplicates), (20, 20), "{damage}");
+    }
+}
+
+#[test]
+fn an_hour_whose_file_is_gone_or_older_than_the_commit_stops_everything() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let path = Hourly::new(&config.out, "node-1", &config.by).path(Hour::of(START));
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.commit();
+    once(&config).unwrap();
+    let older = storage::read(&path).unwrap();
+    log.event(&event(2, 0));
+    log.commit();
+    once(&config).unwrap();
+    let right = storage::read(&path).unwrap();
+    log.event(&event(3, 0));
+    log.commit();
+
+    let behind = |error: CompactError| matches!(error, CompactError::Hour(HourError::Behind { .. }));
+    std::fs::write(&path, &older).unwrap();
+    assert!(once(&config).is_err_and(behind));
+    std::fs::write(&path, &right[..right.len() / 2]).unwrap();
+    assert!(once(&config).is_err());
+    std::fs::remove_file(&path).unwrap();
+    assert!(once(&config).is_err_and(behind));
+    assert!(!path.exists(), "no partial hour");
+    std::fs::write(&path, &right).unwrap();
+    once(&config).unwrap();
+    assert_eq!(totals(&config, Hour::of(START)).events, 3);
+}
+
+#[test]
+fn damage_and_what_was_torn_are_counted_and_cost_nothing_else() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.events(&numbered(0..10, 0));
+    log.commit();
+    log.events(&numbered(10..20, 0));
+    log.commit_only();
+    let offset = |n: usize| log.places[n].0 + 20;
+    log.patch(offset(3), &[0xff]);
+    log.patch(offset(12), &[0xff]);
+    log.patch(offset(13), &[0xff]);
+    let counts = once(&config).unwrap().counts();
+    assert_eq!((counts.counted, counts.damaged, counts.torn), (17, 1, 2));
+    assert_eq!(totals(&config, Hour::of(START)).events, 17);
+
+    // recovered and sealed: what was torn stays torn
+    log.seal();
+    log.patch(offset(3), &[0xff]);
+    log.patch(offset(12), &[0xff; 200]);
+    log.write_holes(&[(log.places[12].0, log.places[14].0)]);
+    std::fs::remove_dir_all(folder.path().join("out")).unwrap();
+    std::fs::remove_dir_all(folder.path().join("compactor")).unwrap();
+    let counts = once(&config).unwrap().counts();
+    assert_eq!((counts.counted, counts.damaged, counts.torn), (17, 1, 2));
+}
+
+#[test]
+fn a_sealed_segment_cut_at_any_byte_loses_what_is_behind_the_cut_and_counts_it() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.events(&numbered(0..4, 0));
+    let (cut_path, length, places) = (log.path(), log.length(), log.places.clone());
+    log.next_segment(START);
+    log.event(&event(100, 0));
+    log.commit();
+    let whole = std::fs::read(&cut_path).unwrap();
+    let header = HEADER_LEN as u64;
+    for cut in (0..header).step_by(509).chain(header..=length) {
+        std::fs::write(&cut_path, &whole[..usize::try_from(cut).unwrap()]).unwrap();
+        let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+        reader.look().unwrap();
+        let (mut records, mut lost) = (0, 0);
+        reader
+            .read(|item| {
+                match item {
+                    Item::Record(_) => records += 1,
+                    Item::Lost(gone) => lost += gone.records,
+                }
+                Ok::<_, LogError>(ControlFlow::Continue(()))
+            })
+            .unwrap();
+        if cut < header {
+            assert_eq!((records, lost), (2, 0), "cut at {cut}: nothing says how many there were");
+            continue;
+        }
+        let left = places.iter().filter(|place| place.1 <= cut).count() as u64;
+        let ledger = u64::from(cut >= places[0].0);
+        assert_eq!((records, lost), (left + ledger + 2, 5 - left - ledger), "cut at {cut}");
+    }
+    std::fs::write(&cut_path, &whole[..usize::try_from(places[1].1).unwrap()]).unwrap();
+    let counts = once(&config).unwrap().counts();
+    assert_eq!((counts.counted, counts.damaged), (3, 2));
+    // and is not counted again
+    let counts = once(&config).unwrap().counts();
+    assert_eq!((counts.counted, counts.damaged), (3, 2));
+}
+
+#[test]
+fn a_log_that_a_power_cut_set_back_counts_nothing_twice() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.events(&numbered(0..5, 0));
+    log.commit();
+    let synced = (log.mark(), std::fs::read(log.path()).unwrap());
+    log.events(&numbered(5..10, 0));
+    log.commit_only();
+    assert_eq!(once(&config).unwrap().counts().counted, 10);
+
+    // the disk lied: the file is as it was synced. The collector seals it there and goes on; clients send again.
+    let old = log.path();
+    std::fs::write(&old, &synced.1).unwrap();
+    assert_eq!(once(&config).unwrap().counts().counted, 10, "before it is recovered there is nothing new");
+    log.write_mark(tallylight_proto::segment::MarkKind::Sealed, synced.0);
+    log.begin_next(START);
+    log.events(&numbered(5..12, 0));
+    log.commit();
+    let counts = once(&config).unwrap().counts();
+    assert_eq!((counts.counted, counts.duplicates, counts.damaged, counts.torn), (12, 5, 0, 0));
+}
+
+#[test]
+fn another_log_under_the_same_output_is_refused() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.events(&numbered(0..5, 0));
+    log.next_segment(START);
+    log.event(&event(6, 0));
+    log.commit();
+    once(&config).unwrap();
+    let logs = folder.path().join("log");
+    let (last, bytes) = (log.path(), std::fs::read(log.path()).unwrap());
+
+    std::fs::remove_file(&last).unwrap();
+    let ends_before = |error: CompactError| matches!(error, CompactError::Log(LogError::EndsBefore { .. }));
+    assert!(once(&config).is_err_and(ends_before), "the newest segment is gone");
+    std::fs::remove_dir_all(&logs).unwrap();
+    assert!(once(&config).is_err_and(ends_before), "the whole log is gone");
+    let mut other = TestLog::with_salt(folder.path(), 1 << 20, 99);
+    assert!(once(&config).is_err_and(ends_before), "another log, still short");
+    other.next_segment(START);
+    other.events(&numbered(10..40, 0));
+    other.commit();
+    let is_other = |error: CompactError| matches!(error, CompactError::Log(LogError::OtherLog { .. }));
+    assert!(once(&config).is_err_and(is_other), "another log that has grown");
+    std::fs::write(&last, bytes).unwrap();
+    once(&config).unwrap();
+}
+
+#[test]
+fn an_unsealed_segment_is_left_only_when_nothing_more_can_come() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let collector = crate::lock::Lock::take(&folder.path().join("lock")).unwrap();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.commit();
+    log.event(&event(2, 0));
+    let late = (log.length(), log.path());
+    log.begin_next(START);
+    log.event(&event(3, 0));
+    log.commit();
+    assert_eq!(once(&config).unwrap().counts().counted, 1, "the collector may still write to it");
+
+    // its last record reaches the file, but no mark says so, and the collector dies
+    let mut first = TestLog::new(&folder.path().join("twin"), 1 << 20);
+    first.events([&event(1, 0), &event(2, 0)]);
+    first.commit();
+    let bytes = std::fs::read(first.path()).unwrap();
+    let end = usize::try_from(late.0).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&late.1).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes[HEADER_LEN..end], HEADER_LEN as u64).unwrap();
+    drop(collector);
+    let counts = once(&config).unwrap().counts();
+    assert_eq!((counts.counted, counts.damaged, counts.torn), (3, 0, 0));
+}
+
+#[test]
+fn compacted_segments_are_kept_spared_or_deleted_but_never_the_last() {
+    let folder = testlog::folder();
+    let mut config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    for n in 0..6 {
+        log.event(&event(n, 0));
+        log.next_segment(NOW - 2 * HOUR);
+    }
+    log.commit();
+    let segments = || crate::log::bases(&folder.path().join("log")).unwrap().len();
+    let spares = || crate::log::bases(&folder.path().join("log/spare")).unwrap().len();
+    config.retain = 3 * HOUR;
+    once(&config).unwrap();
+    assert_eq!((segments(), spares()), (7, 0), "younger than is kept");
+    config.retain = HOUR;
+    once(&config).unwrap();
+    assert_eq!((segments(), spares()), (1, 2));
+    once(&config).unwrap();
+    log.event(&event(10, 0));
+    log.commit();
+    assert_eq!(once(&config).unwrap().counts().counted, 7);
+}
+
+#[test]
+fn a_full_disk_lets_go_of_segments_before_their_time() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.reserve = u64::MAX / 4;
+    log.next_segment(START);
+    once(&config).unwrap();
+    assert_eq!(crate::log::bases(&folder.path().join("log")).unwrap(), [log.base()]);
+}
+
+#[test]
+fn a_ledger_that_does_not_add_up_is_counted() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.ledger(START);
+    log.commit();
+    assert_eq!(once(&config).unwrap().ledger_mismatches(), 0);
+    log.event(&event(2, 0));
+    log.counts.logged += 1;
+    log.counts.received[0] += 1;
+    log.ledger(START);
+    log.commit();
+    assert_eq!(once(&config).unwrap().ledger_mismatches(), 1, "across a restart");
+}
+
+#[test]
+fn a_record_of_a_later_version_is_skipped_and_counted() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.append(&[9, 9, 9]);
+    log.event(&event(1, 0));
+    log.commit();
+    let counts = once(&config).unwrap().counts();
+    assert_eq!((counts.counted, counts.damaged), (1, 1));
+}

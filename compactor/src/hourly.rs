@@ -1,0 +1,366 @@
+//! An hour's aggregate as a Parquet file.
+//!
+//! The rule: **the bytes depend only on the hour's records up to the covered position.** Groups are sorted,
+//! sketches canonical, sums exact, batches of fixed size; nothing of the run gets in.
+//!
+//! ```text
+//! hour_start  site event target [by…]  events bot_events duplicates late client_lost
+//!             visitors visitors_sketch value_sum first_at last_at
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type, TimestampMillisecondType};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Compression;
+use parquet::file::metadata::SortingColumn;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use tallylight_proto::layout;
+use tallylight_proto::time::Hour;
+
+use crate::groups::{BASE_COLUMNS, By, Group, Groups, Key, Measures};
+use crate::parquet_file::{self, FileError, Writer, because};
+use crate::storage::{self, StorageError};
+use crate::sum;
+use crate::visitors::Visitors;
+
+/// Groups that become Arrow arrays at a time. Fixed, since pages may begin where a batch does.
+const BATCH_ROWS: usize = 8192;
+const SKETCH: &str = "visitors_sketch";
+const MEASURES: [&str; 6] = ["events", "bot_events", "duplicates", "late", "client_lost", "visitors"];
+
+/// Where the hourly files of a node lie, and how they are grouped.
+#[derive(Clone, Debug)]
+pub struct Hourly {
+    out: PathBuf,
+    node: String,
+    by: Vec<By>,
+    schema: SchemaRef,
+}
+
+/// An hour's aggregate, read back.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its groups.
+    pub groups: Groups,
+    /// The position behind the last record in them.
+    pub covered: u64,
+}
+
+impl Hourly {
+    /// Those of a node, under `OUT`.
+    pub fn new(out: &Path, node: &str, by: &[By]) -> Self {
+        Self { out: out.join(layout::HOURLY), node: node.to_owned(), by: by.to_vec(), schema: schema(by) }
+    }
+
+    /// The columns that are grouped by beside those that always are.
+    pub fn by(&self) -> &[By] {
+        &self.by
+    }
+
+    /// How many columns a group's key has.
+    pub fn columns(&self) -> usize {
+        BASE_COLUMNS.len() + self.by.len()
+    }
+
+    /// The file of an hour.
+    pub fn path(&self, hour: Hour) -> PathBuf {
+        self.out.join(layout::hour_folder(hour)).join(layout::hourly_file(&self.node))
+    }
+
+    /// Puts an hour's file in the place of the one that was there.
+    pub fn write(&self, hour: Hour, groups: &Groups, covered: u64) -> Result<(), FileError> {
+        let path = self.path(hour);
+        storage::create_dir_all(path.parent().expect("the file is in its hour's folder"))?;
+        let sorted = groups.sorted(self.columns());
+        let mut writer = Writer::create(&path, Arc::clone(&self.schema), self.properties())?;
+        let mut exact = Vec::new();
+        for (batch, groups) in sorted.chunks(BATCH_ROWS).enumerate() {
+            for (row, group) in groups.iter().enumerate() {
+                if let Some(micros) = group.measures.value_sum.filter(|micros| !sum::is_given_back(*micros)) {
+                    exact.push((batch * BATCH_ROWS + row, micros.to_string()));
+                }
+            }
+            let batch = self.batch(hour, groups);
+            writer.write(&RecordBatch::try_new(Arc::clone(&self.schema), batch).expect("columns as in the schema"))?;
+        }
+        let mut footer = vec![
+            (parquet_file::NODE, self.node.clone()),
+            (parquet_file::COVERED_POSITION, covered.to_string()),
+            (parquet_file::BY, self.by_text()),
+        ];
+        if !exact.is_empty() {
+            footer.push((parquet_file::EXACT_SUMS, serde_json::to_string(&exact).expect("numbers and digits")));
+        }
+        writer.commit(footer)
+    }
+
+    /// Reads an hour's file, if there is one.
+    pub fn load(&self, hour: Hour) -> Result<Option<Loaded>, FileError> {
+        let path = self.path(hour);
+        let bytes = match storage::read(&path) {
+            Ok(bytes) => Bytes::from(bytes),
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(because("read", &path))?;
+        let covered = parquet_file::covered_position(&path, builder.metadata())?;
+        let foreign = |what| FileError::Foreign { path: path.clone(), what };
+        if parquet_file::value(builder.metadata(), parquet_file::BY) != Some(&self.by_text()) {
+            return Err(foreign("grouped by other columns"));
+        }
+        let exact = match parquet_file::value(builder.metadata(), parquet_file::EXACT_SUMS) {
+            None => Vec::new(),
+            Some(text) => serde_json::from_str::<Vec<(usize, String)>>(text).map_err(|_| foreign("bad exact sums"))?,
+        };
+        let mut exact = exact.into_iter().peekable();
+        let mut groups = Groups::default();
+        let mut row = 0;
+        let names = || self.schema.fields().iter().map(|field| field.name());
+        for batch in builder.build().map_err(because("read", &path))? {
+            let batch = batch.map_err(|source| because("read", &path)(source.into()))?;
+            if !batch.schema().fields().iter().map(|field| field.name()).eq(names()) {
+                return Err(foreign("other columns"));
+            }
+            let rows = Rows::of(&batch, self.by.len()).ok_or_else(|| foreign("columns of other types"))?;
+            for at in 0..batch.num_rows() {
+                let mut measures = rows.measures(at).ok_or_else(|| foreign("an unreadable sketch"))?;
+                if let Some((_, micros)) = exact.next_if(|(exact_row, _)| *exact_row == row) {
+                    measures.value_sum = Some(micros.parse().map_err(|_| foreign("bad exact sums"))?);
+                }
+                *groups.of(&rows.key(at)) = measures;
+                row += 1;
+            }
+        }
+        Ok(Some(Loaded { groups, covered }))
+    }
+
+    /// The position that an hour's file covers, if there is one.
+    pub fn covered(&self, hour: Hour) -> Result<Option<u64>, FileError> {
+        let path = self.path(hour);
+        match parquet_file::footer(&path) {
+            Ok(footer) => parquet_file::covered_position(&path, &footer).map(Some),
+            Err(FileError::Storage(error)) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what a crash left half written.
+    pub fn sweep(&self) -> Result<(), StorageError> {
+        sweep(&self.out, |name| name == layout::hourly_file(&self.node))
+    }
+
+    fn by_text(&self) -> String {
+        self.by.iter().map(|by| by.name()).collect::<Vec<_>>().join(",")
+    }
+
+    fn properties(&self) -> WriterProperties {
+        let keys = 1..=self.columns();
+        let sorting = |column| SortingColumn {
+            column_idx: i32::try_from(column).expect("a few columns"),
+            descending: false,
+            nulls_first: false,
+        };
+        // sketches are incompressible, and never the same
+        let sketch = || ColumnPath::from(SKETCH);
+        parquet_file::properties()
+            .set_sorting_columns(Some(keys.map(sorting).collect()))
+            .set_column_dictionary_enabled(sketch(), false)
+            .set_column_statistics_enabled(sketch(), EnabledStatistics::None)
+            .set_column_compression(sketch(), Compression::UNCOMPRESSED)
+            .build()
+    }
+
+    fn batch(&self, hour: Hour, groups: &[&Group]) -> Vec<ArrayRef> {
+        let numbers = |number: fn(&Measures) -> i64| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(groups.iter().map(|group| number(&group.measures))))
+        };
+        let times = |time: fn(&Measures) -> Option<i64>| -> ArrayRef {
+            let times = groups.iter().map(|group| time(&group.measures));
+            Arc::new(TimestampMillisecondArray::from_iter(times).with_timezone("UTC"))
+        };
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
+        let starts = TimestampMillisecondArray::from_value(hour.start(), groups.len());
+        columns.push(Arc::new(starts.with_timezone("UTC")));
+        for column in 0..self.columns() {
+            columns.push(Arc::new(StringArray::from_iter_values(groups.iter().map(|group| group.column(column)))));
+        }
+        columns.extend([
+            numbers(|m| m.events),
+            numbers(|m| m.bot_events),
+            numbers(|m| m.duplicates),
+            numbers(|m| m.late),
+            numbers(|m| m.client_lost),
+            numbers(|m| m.visitors.estimate()),
+            Arc::new(BinaryArray::from_iter_values(groups.iter().map(|group| group.measures.visitors.to_sketch()))),
+            Arc::new(Float64Array::from_iter(groups.iter().map(|group| group.measures.value_sum.map(sum::to_f64)))),
+            times(|m| m.times.map(|times| times.0)),
+            times(|m| m.times.map(|times| times.1)),
+        ]);
+        columns
+    }
+}
+
+/// Removes files being written aside whose later name is one of ours, in all hours' folders.
+pub(crate) fn sweep(table: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), StorageError> {
+    let list = |folder: &Path| match storage::list(folder) {
+        Err(error) if error.is_not_found() || error.source.kind() == std::io::ErrorKind::NotADirectory => {
+            Ok(Vec::new())
+        }
+        listed => listed,
+    };
+    for date in list(table)? {
+        for hour in list(&table.join(&date))? {
+            let folder = table.join(&date).join(hour);
+            if layout::hour_of_folder(&folder).is_none() {
+                continue;
+            }
+            for name in list(&folder)? {
+                let later = storage::name_of_temporary(&name);
+                if later.is_some_and(&is_ours) {
+                    storage::remove(&folder.join(name))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn schema(by: &[By]) -> SchemaRef {
+    let time = || DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
+    let mut fields = vec![Field::new("hour_start", time(), false)];
+    let keys = BASE_COLUMNS.into_iter().chain(by.iter().map(|by| by.name()));
+    fields.extend(keys.map(|name| Field::new(name, DataType::Utf8, false)));
+    fields.extend(MEASURES.map(|name| Field::new(name, DataType::Int64, false)));
+    fields.push(Field::new(SKETCH, DataType::Binary, false));
+    fields.push(Field::new("value_sum", DataType::Float64, true));
+    fields.push(Field::new("first_at", time(), true));
+    fields.push(Field::new("last_at", time(), true));
+    Arc::new(Schema::new(fields))
+}
+
+/// A batch's columns by their types.
+struct Rows<'a> {
+    keys: Vec<&'a StringArray>,
+    numbers: Vec<&'a Int64Array>,
+    sketches: &'a BinaryArray,
+    sums: &'a Float64Array,
+    times: [&'a TimestampMillisecondArray; 2],
+}
+
+impl<'a> Rows<'a> {
+    fn of(batch: &'a RecordBatch, by: usize) -> Option<Self> {
+        let mut columns = batch.columns().iter().skip(1);
+        let keys = columns
+            .by_ref()
+            .take(BASE_COLUMNS.len() + by)
+            .map(|column| column.as_string_opt())
+            .collect::<Option<_>>()?;
+        let numbers = columns
+            .by_ref()
+            .take(MEASURES.len())
+            .map(|column| column.as_primitive_opt::<Int64Type>())
+            .collect::<Option<_>>()?;
+        let sketches = columns.next()?.as_binary_opt()?;
+        let sums = columns.next()?.as_primitive_opt::<Float64Type>()?;
+        let mut times = || columns.next()?.as_primitive_opt::<TimestampMillisecondType>();
+        Some(Self { keys, numbers, sketches, sums, times: [times()?, times()?] })
+    }
+
+    fn key(&self, row: usize) -> Key<'a> {
+        Key::new(self.keys.iter().map(|column| column.value(row)))
+    }
+
+    fn measures(&self, row: usize) -> Option<Measures> {
+        let number = |column: usize| self.numbers[column].value(row);
+        let [first, last] = self.times.map(|column| column.is_valid(row).then(|| column.value(row)));
+        Some(Measures {
+            events: number(0),
+            bot_events: number(1),
+            duplicates: number(2),
+            late: number(3),
+            client_lost: number(4),
+            visitors: Visitors::from_sketch(self.sketches.value(row)).ok()?,
+            value_sum: self.sums.is_valid(row).then(|| sum::from_f64(self.sums.value(row))),
+            times: first.zip(last),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups(reversed: bool) -> Groups {
+        let mut groups = Groups::default();
+        let mut order: Vec<i64> = (0..20_000).collect();
+        if reversed {
+            order.reverse();
+        }
+        for n in order {
+            let target = format!("t{}", n % 9_000);
+            let measures = groups.of(&Key::new(["site", "click", &target, "é"]));
+            measures.events += 1;
+            measures.visitors.add(&format!("v{n}"));
+            if n % 3 == 0 {
+                *measures.value_sum.get_or_insert(0) += i128::from(n) * ((1 << 55) + 1);
+            }
+            if n % 2 == 0 {
+                let times = measures.times.unwrap_or((n, n));
+                measures.times = Some((times.0.min(n), times.1.max(n)));
+            }
+        }
+        groups
+    }
+
+    #[test]
+    fn an_hour_reads_back_exactly_and_its_bytes_do_not_depend_on_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
+        assert!(hourly.load(Hour(7)).unwrap().is_none());
+        assert_eq!(hourly.covered(Hour(7)).unwrap(), None);
+        hourly.write(Hour(7), &groups(false), 4711).unwrap();
+        let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
+        let loaded = hourly.load(Hour(7)).unwrap().unwrap();
+        assert_eq!((loaded.covered, hourly.covered(Hour(7)).unwrap()), (4711, Some(4711)));
+        let sums = |groups: &Groups| groups.sorted(4).iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
+        assert_eq!(sums(&loaded.groups), sums(&groups(false)));
+        for again in [loaded.groups, groups(true)] {
+            hourly.write(Hour(7), &again, 4711).unwrap();
+            assert!(storage::read(&hourly.path(Hour(7))).unwrap() == bytes, "other bytes");
+        }
+    }
+
+    #[test]
+    fn an_hour_grouped_otherwise_or_cut_short_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
+        hourly.write(Hour(7), &groups(false), 1).unwrap();
+        let other = Hourly::new(folder.path(), "n", &[By::Page]);
+        assert!(matches!(other.load(Hour(7)), Err(FileError::Foreign { .. })));
+        let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
+        storage::write_new(&hourly.path(Hour(7)), &bytes[..bytes.len() - 1]).unwrap();
+        assert!(hourly.load(Hour(7)).is_err() && hourly.covered(Hour(7)).is_err());
+    }
+
+    #[test]
+    fn only_our_own_litter_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let hourly = Hourly::new(folder.path(), "n", &[]);
+        hourly.write(Hour(7), &groups(false), 1).unwrap();
+        let here = hourly.path(Hour(7)).with_file_name("x");
+        let litter = [".tmp-n.parquet~", ".tmp-n2.parquet~", "x"].map(|name| here.with_file_name(name));
+        litter.iter().for_each(|path| storage::write_new(path, b"").unwrap());
+        hourly.sweep().unwrap();
+        assert_eq!(litter.map(|path| storage::read(&path).is_ok()), [false, true, true]);
+        assert!(hourly.load(Hour(7)).unwrap().is_some());
+    }
+}

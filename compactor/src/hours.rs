@@ -1,0 +1,297 @@
+//! The hours that are being compacted: what was read of them and is not published yet.
+//!
+//! The rule: **each of an hour's two outputs skips the records that its own footer covers.** So a record may be
+//! read again after a crash, as often as it must, and is published once. Where the commit says that an hour was
+//! published further than its file now says, nothing is written: a partial hour is worse than none.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tallylight_proto::Event;
+use tallylight_proto::segment::Framed;
+use tallylight_proto::time::Hour;
+use thiserror::Error;
+
+use crate::events::{Events, Pending};
+use crate::groups::{Groups, Key};
+use crate::hourly::Hourly;
+use crate::parquet_file::FileError;
+
+/// How long late events and those of a quiet hour gather before they are published.
+const GATHER: Duration = Duration::from_secs(600);
+
+/// How much may be in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of an hour's records that make a part of their own.
+    pub part_bytes: usize,
+    /// Bytes of records, over all hours, from which on all are published.
+    pub pending_bytes: usize,
+    /// Groups, over all hours, from which on hours are published and forgotten. About 300 bytes each, and up to 4 KiB
+    /// where a group has many visitors.
+    pub groups: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { part_bytes: 64 << 20, pending_bytes: 256 << 20, groups: 1 << 20 }
+    }
+}
+
+/// What becomes of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It counts.
+    Counted,
+    /// A declared crawler caused it.
+    Bot,
+    /// Another copy of it counts.
+    Duplicate,
+}
+
+/// Why an hour cannot be compacted.
+#[derive(Debug, Error)]
+pub enum HourError {
+    /// One of its files.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Its file is older than the commit, or gone.
+    #[error(
+        "{} covers its hour up to position {covered}, but was published up to {published}: put the file back, \
+         or remove the output and the compactor's folder to compact the whole log again",
+        path.display()
+    )]
+    Behind {
+        /// The hourly file.
+        path: PathBuf,
+        /// What it covers; 0 if it is gone.
+        covered: u64,
+        /// What it covered when it was committed.
+        published: u64,
+    },
+}
+
+/// When which hours are published.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// Hours before this one were complete already: they change by amendment.
+    pub complete_before: Option<Hour>,
+    /// Hours before this one are to be complete now.
+    pub complete_now: Option<Hour>,
+    /// Everything is due.
+    pub all: bool,
+}
+
+/// One hour.
+struct State {
+    hour: Hour,
+    /// Its groups; those of the file are not among them as long as it is not `whole`.
+    groups: Groups,
+    /// Whether all of its groups are in memory. An hour that is amended now and then needs its file only when it is
+    /// published.
+    whole: bool,
+    /// Position behind the last record in `groups` and the file.
+    grouped: u64,
+    /// Position of the first record that is in `groups` and not in the hourly file.
+    dirty_from: Option<u64>,
+    pending: Pending,
+    /// Position up to which its parts cover its events.
+    events_covered: u64,
+    /// Since when something of it waits.
+    since: Option<Instant>,
+}
+
+/// All hours that something was read of.
+pub struct Hours {
+    hourly: Hourly,
+    events: Events,
+    states: Vec<State>,
+    /// Places in `states`.
+    places: HashMap<Hour, usize>,
+    /// The one touched last: mostly the one touched next.
+    last: Option<(Hour, usize)>,
+    /// Up to where hours' files cover them, as committed and published since.
+    published: BTreeMap<Hour, u64>,
+    bounds: Bounds,
+    groups: usize,
+    pending_bytes: usize,
+}
+
+impl Hours {
+    /// No hour yet; `published` is what the commit says of them.
+    pub fn new(hourly: Hourly, events: Events, published: BTreeMap<Hour, u64>, bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            hourly,
+            events,
+            states: Vec::new(),
+            places: HashMap::new(),
+            last: None,
+            published,
+            groups: 0,
+            pending_bytes: 0,
+        }
+    }
+
+    /// Takes an event's record into its hour. Records come in log order.
+    pub fn take(&mut self, record: &Framed<'_>, event: &Event<'_>, fate: Fate) -> Result<(), HourError> {
+        let hour = Hour::of(event.event_at());
+        let place = match self.last {
+            Some((last, place)) if last == hour => place,
+            _ => self.touch(hour)?,
+        };
+        let state = &mut self.states[place];
+        if record.end > state.grouped {
+            let before = state.groups.len();
+            let measures = state.groups.of(&Key::of(event, self.hourly.by()));
+            match fate {
+                Fate::Counted => measures.count(event),
+                Fate::Bot => measures.bot_events += 1,
+                Fate::Duplicate => measures.duplicates += 1,
+            }
+            self.groups += state.groups.len() - before;
+            state.grouped = record.end;
+            state.dirty_from.get_or_insert(record.position);
+            state.since.get_or_insert_with(Instant::now);
+        }
+        if fate != Fate::Duplicate && record.end > state.events_covered {
+            let before = state.pending.bytes();
+            state.pending.push(record, fate == Fate::Bot);
+            self.pending_bytes += state.pending.bytes() - before;
+            state.since.get_or_insert_with(Instant::now);
+        }
+        Ok(())
+    }
+
+    /// Whether so much is in memory that it should be published before more is read.
+    pub fn is_full(&self) -> bool {
+        self.pending_bytes >= self.bounds.pending_bytes || self.groups >= self.bounds.groups
+    }
+
+    /// Publishes what is due: first events, then aggregates.
+    pub fn publish(&mut self, due: Due) -> Result<(), HourError> {
+        let all = due.all || self.is_full();
+        for state in &mut self.states {
+            if state.pending.first_position().is_some() && (all || state.is_gathered(due, self.bounds)) {
+                self.events.write(state.hour, &state.pending)?;
+                state.events_covered = state.pending.end();
+                self.pending_bytes -= state.pending.bytes();
+                state.pending = Pending::default();
+            }
+        }
+        for state in &mut self.states {
+            if state.dirty_from.is_some() && (all || state.is_open(due) || state.is_gathered(due, self.bounds)) {
+                state.complete(&self.hourly)?;
+                self.hourly.write(state.hour, &state.groups, state.grouped)?;
+                self.published.insert(state.hour, state.grouped);
+                state.dirty_from = None;
+                if !state.is_open(due) {
+                    // not needed again; the next hour's may be large
+                    (state.groups, state.whole) = (Groups::default(), false);
+                }
+            }
+            if state.unpublished_from().is_none() {
+                state.since = None;
+            }
+        }
+        self.forget(due);
+        Ok(())
+    }
+
+    /// Forgets hours of which nothing waits: those that are complete, and when there is too much in memory all.
+    fn forget(&mut self, due: Due) {
+        let is_full = self.states.iter().map(|state| state.groups.len()).sum::<usize>() >= self.bounds.groups;
+        self.states.retain(|state| state.unpublished_from().is_some() || (state.is_open(due) && !is_full));
+        self.places = self.states.iter().enumerate().map(|(place, state)| (state.hour, place)).collect();
+        self.last = None;
+        self.groups = self.states.iter().map(|state| state.groups.len()).sum();
+    }
+
+    /// The position of the first record that is not in both outputs.
+    pub fn unpublished_from(&self) -> Option<u64> {
+        self.states.iter().filter_map(State::unpublished_from).min()
+    }
+
+    /// Up to where hours' files cover them, of those from this hour on.
+    pub fn published_from(&mut self, first: Hour) -> &BTreeMap<Hour, u64> {
+        self.published = self.published.split_off(&first);
+        &self.published
+    }
+
+    /// How many hours are in memory.
+    pub fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    /// The place of an hour's state, which is made if there is none.
+    fn touch(&mut self, hour: Hour) -> Result<usize, HourError> {
+        let place = match self.places.get(&hour) {
+            Some(place) => *place,
+            None => {
+                let state = self.begin(hour)?;
+                self.states.push(state);
+                self.places.insert(hour, self.states.len() - 1);
+                self.states.len() - 1
+            }
+        };
+        self.last = Some((hour, place));
+        Ok(place)
+    }
+
+    /// Asks an hour's files how far they cover it.
+    fn begin(&self, hour: Hour) -> Result<State, HourError> {
+        let covered = self.hourly.covered(hour)?;
+        let grouped = covered.unwrap_or(0);
+        if let Some(published) = self.published.get(&hour).copied().filter(|published| grouped < *published) {
+            return Err(HourError::Behind { path: self.hourly.path(hour), covered: grouped, published });
+        }
+        Ok(State {
+            hour,
+            groups: Groups::default(),
+            whole: covered.is_none(),
+            grouped,
+            dirty_from: None,
+            pending: Pending::default(),
+            events_covered: self.events.covered(hour)?,
+            since: None,
+        })
+    }
+}
+
+impl State {
+    /// Takes in the groups of the file, if they are not in memory.
+    fn complete(&mut self, hourly: &Hourly) -> Result<(), HourError> {
+        if self.whole {
+            return Ok(());
+        }
+        let Some(mut loaded) = hourly.load(self.hour)? else {
+            let published = self.grouped;
+            return Err(HourError::Behind { path: hourly.path(self.hour), covered: 0, published });
+        };
+        loaded.groups.merge(&self.groups, hourly.columns());
+        self.groups = loaded.groups;
+        self.whole = true;
+        Ok(())
+    }
+
+    fn unpublished_from(&self) -> Option<u64> {
+        [self.dirty_from, self.pending.first_position()].into_iter().flatten().min()
+    }
+
+    /// Whether more of it is expected: then its aggregate is published each time, so that people see it.
+    fn is_open(&self, due: Due) -> bool {
+        due.complete_now.is_none_or(|complete| self.hour >= complete)
+    }
+
+    /// Whether what waits has waited enough, or the hour closes.
+    fn is_gathered(&self, due: Due, bounds: Bounds) -> bool {
+        let closes = !self.is_open(due) && due.complete_before.is_none_or(|complete| self.hour >= complete);
+        closes || self.pending.bytes() >= bounds.part_bytes || self.since.is_some_and(|since| since.elapsed() >= GATHER)
+    }
+}

@@ -1,0 +1,88 @@
+//! Merging: as runs become many, several of like size become one, so that few have to be asked.
+//!
+//! A copy is written again each time its run moves up a size, that is a handful of times in its life. Runs above
+//! [`MOST_COPIES`] stay as they are, and go as a whole when they are old.
+
+use std::path::Path;
+
+use super::IndexError;
+use super::run::{Run, RunWriter};
+
+/// So many runs of one size are merged.
+const OF_ONE_SIZE: usize = 4;
+/// Up to here, a run is of the smallest size; each next one is four times as large. 1 MiB.
+const SMALLEST_COPIES: u64 = 32_768;
+/// No run is made larger than this by merging: 2 GiB, seconds of work.
+const MOST_COPIES: u64 = 64 << 20;
+
+/// The places of runs to be merged now, if there are any: the smallest that are enough of one size.
+pub(super) fn choose(copies: &[u64]) -> Option<Vec<usize>> {
+    let largest = copies.iter().map(|copies| size(*copies)).max()?;
+    (0..=largest).find_map(|of| {
+        let mut sum = 0;
+        let of_that_size = (0..copies.len()).filter(|n| size(copies[*n]) == of);
+        let few_enough = of_that_size.take_while(|n| {
+            sum += copies[*n];
+            sum <= MOST_COPIES
+        });
+        Some(few_enough.collect::<Vec<_>>()).filter(|chosen| chosen.len() >= OF_ONE_SIZE)
+    })
+}
+
+fn size(copies: u64) -> u32 {
+    copies
+        .saturating_sub(1)
+        .checked_div(SMALLEST_COPIES)
+        .and_then(|times| times.checked_ilog(4))
+        .map_or(0, |log| log + 1)
+}
+
+/// Writes one run with all that these hold, without what was received before the horizon. Says how many copies that
+/// is; with none, there is no run.
+pub(super) fn merge(runs: &[&Run], horizon: i64, folder: &Path, number: u64) -> Result<u64, IndexError> {
+    let mut readers: Vec<_> = runs.iter().map(|run| run.read_all()).collect();
+    let mut heads = readers.iter_mut().map(|reader| reader.next()).collect::<Result<Vec<_>, _>>()?;
+    let mut writer = RunWriter::create(folder, number)?;
+    let mut last = None;
+    while let Some((copy, from)) = heads.iter().enumerate().filter_map(|(from, head)| Some(((*head)?, from))).min() {
+        if copy.received_at >= horizon && last != Some(copy) {
+            writer.push(copy)?;
+            last = Some(copy);
+        }
+        heads[from] = readers[from].next()?;
+    }
+    writer.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_of_a_size_are_merged_smallest_first() {
+        assert_eq!(choose(&[]), None);
+        assert_eq!(choose(&[1, 1, 1]), None);
+        assert_eq!(choose(&[1, 32_768, 32_769, 7, 7]), Some(vec![0, 1, 3, 4]));
+        assert_eq!(choose(&[200_000, 200_000, 200_000, 200_000, 1]), Some(vec![0, 1, 2, 3]));
+        assert_eq!(choose(&[32 << 20; 4]), None, "they would be too large");
+        assert_eq!(choose(&[12 << 20; 7]), Some(vec![0, 1, 2, 3, 4]), "so would all of them");
+    }
+
+    #[test]
+    fn runs_stay_few_however_many_are_added() {
+        let mut runs: Vec<u64> = Vec::new();
+        let (mut most, mut written, added) = (0, 0, 20_000);
+        for _ in 0..added {
+            runs.push(4_000);
+            while let Some(chosen) = choose(&runs) {
+                let merged = chosen.iter().map(|n| runs[*n]).sum();
+                written += merged;
+                runs = (0..runs.len()).filter(|n| !chosen.contains(n)).map(|n| runs[n]).chain([merged]).collect();
+            }
+            most = most.max(runs.len());
+        }
+        assert_eq!(runs.iter().sum::<u64>(), added * 4_000);
+        assert!(most <= 24, "{most} runs");
+        assert!(written <= 10 * added * 4_000, "each copy written {} times", written / (added * 4_000));
+    }
+}

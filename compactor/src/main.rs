@@ -1,0 +1,83 @@
+//! `tallylight-compactor`: see the library for what it does and `--help` for how to tell it.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tallylight_compactor::inspect::inspect;
+use tallylight_compactor::metrics::Metrics;
+use tallylight_compactor::run::{self, Outcome, RunError};
+use tallylight_compactor::settings::{Command, Settings};
+use tallylight_compactor::stop::Stop;
+use tallylight_compactor::verify::verify;
+use tallylight_service::admin::Serving;
+use tallylight_service::{AdminServer, Pages, logging, recorder};
+
+/// Unusable arguments, as clap has it.
+const UNUSABLE: u8 = 2;
+
+fn main() -> ExitCode {
+    let settings = Settings::parse();
+    let _flushed_at_the_end = logging::init();
+    match run(&settings) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            let is_unusable = error.downcast_ref::<RunError>().is_some_and(RunError::is_unusable);
+            if is_unusable { ExitCode::from(UNUSABLE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(settings: &Settings) -> Result<ExitCode> {
+    let data = &settings.folders.data;
+    let stdout = || io::BufWriter::new(io::stdout().lock());
+    match &settings.command {
+        Some(Command::Inspect(wanted)) => {
+            inspect(data, wanted, stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Verify) => {
+            let findings = verify(data, stdout())?;
+            Ok(if findings.damaged_places == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        None => compact(settings),
+    }
+}
+
+fn compact(settings: &Settings) -> Result<ExitCode> {
+    let stop = Stop::on_signals().context("cannot listen for signals")?;
+    let recorder = recorder::install()?;
+    let metrics = Arc::new(Metrics::new());
+    let _serving = settings.admin().map(|addr| serve(addr, recorder, &metrics)).transpose()?;
+    if settings.running.follow {
+        run::follow(settings, &metrics, &stop)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match run::once(settings, &metrics, &stop)? {
+        Outcome::NoLog => {
+            tracing::warn!("no log yet in {}: nothing to compact", settings.folders.data.display());
+        }
+        Outcome::Done => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(
+    addr: std::net::SocketAddr,
+    recorder: metrics_exporter_prometheus::PrometheusHandle,
+    metrics: &Arc<Metrics>,
+) -> Result<Serving> {
+    let server = AdminServer::bind(addr)?;
+    tracing::info!(addr = %server.local_addr(), "admin port: /metrics, /healthz, /readyz");
+    let (refresh, ready) = (Arc::clone(metrics), Arc::clone(metrics));
+    Ok(server.serve(Pages {
+        metrics: recorder,
+        version: env!("CARGO_PKG_VERSION"),
+        refresh: Arc::new(move || refresh.refresh()),
+        health: Arc::new(|| Ok(())),
+        ready: Arc::new(move || ready.ready()),
+    })?)
+}

@@ -1,0 +1,136 @@
+//! What both kinds of Parquet file have in common: how they are written, and what their footers say.
+//!
+//! The rule: a file is published whole ([`NewFile`]), and its footer says which node made it and up to which
+//! position of the log it covers its hour. So whoever comes back after a crash asks the files, not a memory.
+
+use std::path::{Path, PathBuf};
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use thiserror::Error;
+
+use crate::storage::{NewFile, ReadFile, StorageError};
+
+/// The node that made the file.
+pub const NODE: &str = "tallylight.node";
+/// The position behind the last record of the hour that is in the file.
+pub const COVERED_POSITION: &str = "tallylight.covered_position";
+/// The columns of `--by`, with commas.
+pub const BY: &str = "tallylight.by";
+/// Sums that the doubles do not give back: `[[row, "millionths"], …]`.
+pub const EXACT_SUMS: &str = "tallylight.exact_sums";
+
+/// Rows of a row group: what a reader must take at once.
+const ROW_GROUP_ROWS: usize = 128 * 1024;
+/// Bytes of a row group, so that many large sketches don't stand in memory together.
+const ROW_GROUP_BYTES: usize = 64 << 20;
+
+/// Why a Parquet file could not be written or read.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// The disk.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Parquet, which may be the disk as well.
+    #[error("cannot {action} {}", path.display())]
+    Parquet {
+        /// As a verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the library says.
+        source: ParquetError,
+    },
+    /// It is Parquet, but not as this program writes it.
+    #[error("{} is not as this program wrote it: {what}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// What all our files have in common: zstd at its fastest, and statistics a column chunk.
+pub fn properties() -> WriterPropertiesBuilder {
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a level of zstd")))
+        .set_created_by(concat!("tallylight-compactor ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+}
+
+/// A Parquet file being written aside.
+pub struct Writer {
+    writer: ArrowWriter<NewFile>,
+    path: PathBuf,
+}
+
+impl Writer {
+    /// Begins a file whose folder exists.
+    pub fn create(path: &Path, schema: SchemaRef, properties: WriterProperties) -> Result<Self, FileError> {
+        // the embedded Arrow schema says nothing that the Parquet types don't
+        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+        let file = NewFile::create(path)?;
+        let writer = ArrowWriter::try_new_with_options(file, schema, options).map_err(because("write", path))?;
+        Ok(Self { writer, path: path.to_owned() })
+    }
+
+    /// Adds rows.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
+        self.writer.write(batch).map_err(because("write", &self.path))
+    }
+
+    /// Adds the footer and publishes the file.
+    pub fn commit(mut self, footer: impl IntoIterator<Item = (&'static str, String)>) -> Result<(), FileError> {
+        for (key, value) in footer {
+            self.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
+        let file = self.writer.into_inner().map_err(because("write", &self.path))?;
+        Ok(file.commit()?)
+    }
+}
+
+/// What the end of a Parquet file says, without the rest being read.
+pub fn footer(path: &Path) -> Result<ParquetMetaData, FileError> {
+    const TAIL: usize = 8;
+    let file = ReadFile::open(path)?;
+    let len = file.len()?;
+    let foreign = |what| FileError::Foreign { path: path.to_owned(), what };
+    let mut tail = [0; TAIL];
+    file.read_at(&mut tail, len.checked_sub(TAIL as u64).ok_or(foreign("it is too short"))?)?;
+    if &tail[4..] != b"PAR1" {
+        return Err(foreign("it does not end as Parquet"));
+    }
+    let footer_len = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
+    let from =
+        (len - TAIL as u64).checked_sub(footer_len.into()).ok_or(foreign("its footer is longer than the file"))?;
+    let mut footer = vec![0; footer_len as usize];
+    file.read_at(&mut footer, from)?;
+    ParquetMetaDataReader::decode_metadata(&footer).map_err(because("read", path))
+}
+
+/// A value of the footer.
+pub fn value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Option<&'m str> {
+    let values = metadata.file_metadata().key_value_metadata()?;
+    values.iter().find(|value| value.key == key)?.value.as_deref()
+}
+
+/// The position that a file covers its hour up to.
+pub fn covered_position(path: &Path, metadata: &ParquetMetaData) -> Result<u64, FileError> {
+    let covered = value(metadata, COVERED_POSITION).and_then(|text| text.parse().ok());
+    covered.ok_or_else(|| FileError::Foreign { path: path.to_owned(), what: "no covered position" })
+}
+
+/// Names the action and the path of a failure.
+pub fn because(action: &'static str, path: &Path) -> impl FnOnce(ParquetError) -> FileError {
+    let path = path.to_owned();
+    move |source| FileError::Parquet { action, path, source }
+}

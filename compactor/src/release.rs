@@ -1,0 +1,77 @@
+//! Lets go of segments that are compacted.
+//!
+//! The rule: **a segment goes only when the commit is past it, and the last one never goes**, since it carries on
+//! positions and ordinals. It goes when it is older than `--retain`, or sooner while the disk has less free than
+//! twice what the collector reserves. Two become spares, which the collector uses again without asking the disk
+//! for space; the others are deleted. Spares are the collector's, and never deleted here.
+
+use std::path::Path;
+
+use tallylight_proto::layout;
+use tallylight_proto::segment::HeaderPage;
+use tallylight_proto::time::Millis;
+
+use crate::log::{SegmentFile, bases};
+use crate::storage::{self, StorageError};
+
+/// Spares that are enough for the collector: the next segment and one more.
+const SPARES: usize = 2;
+
+/// What segments are let go of.
+#[derive(Clone, Copy, Debug)]
+pub struct Release {
+    /// Those wholly below this position.
+    pub below: u64,
+    /// And followed by one that was begun before this time: its begin is this one's end.
+    pub ended_before: Millis,
+}
+
+impl Release {
+    /// Lets go of what it may. Says of how many.
+    pub fn run(self, data: &Path) -> Result<usize, StorageError> {
+        let log = data.join(layout::LOG);
+        let all = bases(&log)?;
+        let mut released = 0;
+        for (base, next) in all.iter().zip(all.iter().skip(1)) {
+            if *next > self.below {
+                break;
+            }
+            let next_file = SegmentFile::open(&log, *next)?;
+            let Ok(next_page) = next_file.page()? else { break };
+            let is_old = next_file.begun_at(&next_page)?.is_some_and(|begun| begun < self.ended_before);
+            if !is_old && !is_short_of_space(&log, &next_page)? {
+                break;
+            }
+            let how = let_go(&log, *base, next_page.header.capacity)?;
+            tracing::info!(segment = %layout::segment(*base), is_old, "segment {how}");
+            released += 1;
+        }
+        Ok(released)
+    }
+}
+
+fn is_short_of_space(log: &Path, page: &HeaderPage) -> Result<bool, StorageError> {
+    Ok(storage::free_space(log)? < page.header.reserve.saturating_mul(2))
+}
+
+/// Makes a spare of a segment, or deletes it.
+fn let_go(log: &Path, base: u64, capacity: u64) -> Result<&'static str, StorageError> {
+    let path = log.join(layout::segment(base));
+    let spares = log.join(layout::SPARE);
+    let is_reusable = SegmentFile::open(log, base)?.page()?.is_ok_and(|page| page.header.capacity == capacity);
+    if is_reusable && spares_in(&spares)? < SPARES {
+        storage::create_dir_all(&spares)?;
+        storage::move_file(&path, &spares.join(layout::segment(base)))?;
+        return Ok("became a spare");
+    }
+    storage::remove(&path)?;
+    storage::sync_dir(log)?;
+    Ok("deleted")
+}
+
+fn spares_in(folder: &Path) -> Result<usize, StorageError> {
+    match storage::list(folder) {
+        Err(error) if error.is_not_found() => Ok(0),
+        names => Ok(names?.iter().filter(|name| name.as_encoded_bytes().ends_with(b".seg")).count()),
+    }
+}

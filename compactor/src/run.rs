@@ -1,0 +1,188 @@
+//! How the compactor runs: once, or following the log.
+//!
+//! The rule: whatever fails, nothing half done is kept. `--once` then ends with an error; `--follow` says so, drops what
+//! it has in memory and begins again from the commit, for as long as it takes. Segments are let go of before
+//! anything is published: on a full disk that makes the room.
+
+use std::time::Instant;
+
+use tallylight_proto::time::Millis;
+use thiserror::Error;
+
+use crate::clock;
+use crate::commit::CommitError;
+use crate::compaction::{CompactError, Compaction, Config};
+use crate::hours::Bounds;
+use crate::index::Limits;
+use crate::log::{Progress, bases};
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+use crate::state_folder::{StateError, StateFolder};
+use crate::stop::Stop;
+use tallylight_proto::layout;
+
+/// Why a run ended.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The compactor's own folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The compaction.
+    #[error(transparent)]
+    Compact(#[from] CompactError),
+}
+
+impl RunError {
+    /// Whether other arguments would help, and trying again would not.
+    pub fn is_unusable(&self) -> bool {
+        match self {
+            Self::State(error) => error.is_unusable(),
+            Self::Compact(error) => matches!(error, CompactError::Commit(CommitError::OtherBy { .. })),
+        }
+    }
+}
+
+/// What came of `--once`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There is no log yet.
+    NoLog,
+    /// What was there is published.
+    Done,
+}
+
+/// Compacts what there is.
+pub fn once(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<Outcome, RunError> {
+    let data = &settings.folders.data;
+    if data.is_dir() && !StateFolder::is_settled(data) && has_no_log(settings)? {
+        return Ok(Outcome::NoLog);
+    }
+    let state = StateFolder::take(data)?;
+    let mut compaction = open(settings, &state)?;
+    metrics.opened(&compaction);
+    if compaction.commit().is_none() && has_no_log(settings)? {
+        return Ok(Outcome::NoLog);
+    }
+    pass(&mut compaction, settings, metrics, stop, true)?;
+    Ok(Outcome::Done)
+}
+
+/// Compacts as the log grows, until it is to end.
+pub fn follow(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<(), RunError> {
+    let mut state = None;
+    let mut compaction = None;
+    loop {
+        let ended = follow_once(&mut state, &mut compaction, settings, metrics, stop);
+        match ended {
+            Err(error) if error.is_unusable() || stop.is_set() => return Err(error),
+            Err(error) => {
+                let text = chain(&error);
+                tracing::error!("cannot compact, trying again: {text}");
+                metrics.ended(Some(text));
+                compaction = None;
+            }
+            Ok(()) => metrics.ended(None),
+        }
+        if stop.is_set() {
+            return Ok(());
+        }
+        stop.wait(settings.running.every.duration());
+    }
+}
+
+fn follow_once(
+    state: &mut Option<StateFolder>,
+    compaction: &mut Option<Compaction>,
+    settings: &Settings,
+    metrics: &Metrics,
+    stop: &Stop,
+) -> Result<(), RunError> {
+    let data = &settings.folders.data;
+    if !data.is_dir() {
+        return Ok(());
+    }
+    let state = match state {
+        Some(state) => state,
+        None => state.insert(StateFolder::take(data)?),
+    };
+    if compaction.is_none() {
+        if !StateFolder::is_settled(data) && has_no_log(settings)? {
+            return Ok(());
+        }
+        let opened = open(settings, state)?;
+        metrics.opened(&opened);
+        metrics.behind(opened.bytes_behind()?);
+        *compaction = Some(opened);
+    }
+    let compaction = compaction.as_mut().expect("opened just now");
+    let ended = pass(compaction, settings, metrics, stop, false);
+    if let Ok(behind) = compaction.bytes_behind() {
+        // after a failure what was read counts for nothing
+        metrics.behind(if ended.is_ok() { behind } else { behind.max(1) });
+    }
+    ended
+}
+
+/// Reads up to where the log has got, publishing in steps that memory can hold.
+fn pass(
+    compaction: &mut Compaction,
+    settings: &Settings,
+    metrics: &Metrics,
+    stop: &Stop,
+    once: bool,
+) -> Result<(), RunError> {
+    release(compaction, metrics, clock::now())?;
+    compaction.look()?;
+    loop {
+        let until = (!once).then(|| Instant::now() + settings.running.every.duration());
+        let progress = compaction.read(until, stop.flag())?;
+        let is_last = progress == Progress::AtEnd || stop.is_set();
+        let now = clock::now();
+        compaction.publish(now, stop.is_set() || (once && is_last))?;
+        metrics.published(compaction, now);
+        release(compaction, metrics, now)?;
+        if is_last {
+            return Ok(());
+        }
+        metrics.behind(compaction.bytes_behind()?);
+    }
+}
+
+fn release(compaction: &Compaction, metrics: &Metrics, now: Millis) -> Result<(), RunError> {
+    metrics.released(compaction.release(now)?);
+    Ok(())
+}
+
+fn open(settings: &Settings, state: &StateFolder) -> Result<Compaction, RunError> {
+    let data = &settings.folders.data;
+    let settled = state.settle(data, &settings.out(), settings.by())?;
+    let millis = |period: tallylight_service::Period| Millis::try_from(period.millis()).unwrap_or(Millis::MAX);
+    let config = Config {
+        data: data.clone(),
+        out: settled.out,
+        node: settled.node,
+        by: settled.by,
+        grace: millis(settings.output.grace),
+        retain: millis(settings.output.retain),
+        index_limits: Limits::default(),
+        bounds: Bounds::default(),
+    };
+    Ok(Compaction::open(config)?)
+}
+
+fn has_no_log(settings: &Settings) -> Result<bool, RunError> {
+    let bases = bases(&settings.folders.data.join(layout::LOG)).map_err(CompactError::from)?;
+    Ok(bases.is_empty())
+}
+
+/// An error and what caused it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,443 @@
+//! How many different visitors a group had: an Apache DataSketches HLL_8 sketch with lg_k 12.
+//!
+//! The rule: **a sketch's bytes depend on nothing but the set of visitors**; not on their order, on how they were
+//! batched and merged, or on how often the sketch was written and read in between.
+//!
+//! A visitor becomes a *coupon*: MurmurHash3 x64-128, seed 9001, of its UTF-8 bytes, cut to a slot of 26 bits and a
+//! value of 6. Up to [`MAX_COUPONS`] different coupons are kept as they are, sorted, and counted exactly; beyond, only
+//! the highest value in each of 4096 registers is. Coupons and registers are functions of the set, and so is which of
+//! the two it is. The third thing that a DataSketches image may hold, an estimate kept along the way (HIP), is not: it
+//! remembers the order. So a sketch of registers is always marked *out of order*, and every reader then estimates from
+//! the registers alone.
+//!
+//! An image as DataSketches reads it, little-endian, its coupons sorted:
+//!
+//! | bytes | up to 7 coupons | more coupons | registers |
+//! | --- | --- | --- | --- |
+//! | 0..4 | 2, 1, 7, lg_k | 3, 1, 7, lg_k | 10, 1, 7, lg_k |
+//! | 4 | 3 | log2 of the table that a reader makes | 0 |
+//! | 5 flags | 8 compact, + 4 if empty | 8 compact | 16 out of order |
+//! | 6 | how many | 0 | 0 |
+//! | 7 | 8: a list of HLL_8 | 9: a set | 10: registers |
+//! | then | coupons, 4 bytes each | how many, 4 bytes; coupons | 0.0 (no HIP), sums, zeros; 4096 registers |
+
+use std::hash::{Hash, Hasher};
+
+use datasketches::hash::value::raw_bytes;
+use datasketches::hll::{Coupon, HllSketch, HllType, HllUnion};
+use thiserror::Error;
+
+/// log2 of the number of registers: a standard error of 1.6 %.
+pub const LG_K: u8 = 12;
+
+/// As many coupons are kept as such; one more, and DataSketches turns to registers.
+pub const MAX_COUPONS: usize = 384;
+
+/// Why bytes are no sketch of ours.
+#[derive(Debug, Error)]
+pub enum SketchError {
+    /// They are no sketch at all.
+    #[error("not a DataSketches HLL sketch")]
+    Unreadable {
+        /// What the library says.
+        source: datasketches::error::Error,
+    },
+    /// Another size or width: it cannot be merged without loss.
+    #[error("the sketch is {hll_type:?} with lg_k {lg_k}, not Hll8 with lg_k 12")]
+    OtherKind {
+        /// Its log2 of the number of registers.
+        lg_k: u8,
+        /// Its register width.
+        hll_type: HllType,
+    },
+    /// A value that no hash has.
+    #[error("the sketch has a coupon or register out of range")]
+    Impossible,
+}
+
+/// A set of visitors, told apart exactly while there are few, estimated when there are many.
+#[derive(Clone, Debug)]
+pub struct Visitors(Held);
+
+#[derive(Clone, Debug)]
+enum Held {
+    /// Sorted, each once, at most [`MAX_COUPONS`]. Most groups have a handful: a few bytes each, not 4 KiB.
+    Coupons(Vec<u32>),
+    /// Registers, its HIP given up.
+    Registers(Box<HllUnion>),
+}
+
+impl Default for Visitors {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Visitors {
+    /// Nobody yet.
+    pub const fn new() -> Self {
+        Self(Held::Coupons(Vec::new()))
+    }
+
+    /// Counts a visitor in. The empty one is none.
+    pub fn add(&mut self, visitor: &str) {
+        if visitor.is_empty() {
+            return;
+        }
+        match &mut self.0 {
+            Held::Coupons(coupons) => {
+                let coupon = coupon(visitor);
+                let Err(place) = coupons.binary_search(&coupon) else { return };
+                coupons.insert(place, coupon);
+                if coupons.len() > MAX_COUPONS {
+                    self.0 = Held::Registers(registers(coupons));
+                }
+            }
+            Held::Registers(registers) => registers.update_value(raw_bytes::from_str(visitor)),
+        }
+    }
+
+    /// Counts in all visitors of another set.
+    pub fn merge(&mut self, other: &Visitors) {
+        match (&mut self.0, &other.0) {
+            (Held::Coupons(ours), Held::Coupons(theirs)) => {
+                let all = union(ours, theirs);
+                self.0 = if all.len() > MAX_COUPONS { Held::Registers(registers(&all)) } else { Held::Coupons(all) };
+            }
+            (Held::Coupons(ours), Held::Registers(theirs)) => {
+                let mut all = theirs.clone();
+                add_coupons(&mut all, ours);
+                self.0 = Held::Registers(all);
+            }
+            (Held::Registers(ours), Held::Coupons(theirs)) => add_coupons(ours, theirs),
+            (Held::Registers(ours), Held::Registers(theirs)) => ours.update(&theirs.to_sketch(HllType::Hll8)),
+        }
+    }
+
+    /// How many they are, as any DataSketches reader computes it from [`Self::to_sketch`].
+    #[expect(clippy::cast_possible_truncation, reason = "an estimate of lg_k 12 is far below 2^63")]
+    pub fn estimate(&self) -> i64 {
+        match &self.0 {
+            // the correction for coupons that coincide stays below a thousandth at 384
+            Held::Coupons(coupons) => i64::try_from(coupons.len()).expect("at most 384 coupons"),
+            Held::Registers(registers) => registers.estimate().round() as i64,
+        }
+    }
+
+    /// Whether nobody was counted.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.0, Held::Coupons(coupons) if coupons.is_empty())
+    }
+
+    /// The image of the set: 8 bytes for nobody, 12 for one visitor, at most 1548 for coupons, 4136 for registers.
+    pub fn to_sketch(&self) -> Vec<u8> {
+        match &self.0 {
+            Held::Coupons(coupons) => image(coupons),
+            Held::Registers(registers) => registers.to_sketch(HllType::Hll8).serialize(),
+        }
+    }
+
+    /// Reads an image, ours or anybody's of this kind, in any order.
+    pub fn from_sketch(bytes: &[u8]) -> Result<Self, SketchError> {
+        let sketch = HllSketch::deserialize(bytes).map_err(|source| SketchError::Unreadable { source })?;
+        if sketch.lg_config_k() != LG_K || sketch.target_type() != HllType::Hll8 {
+            return Err(SketchError::OtherKind { lg_k: sketch.lg_config_k(), hll_type: sketch.target_type() });
+        }
+        // the library writes what it read in one form only
+        let bytes = sketch.serialize();
+        let coupons = match bytes[7] & MODE {
+            LIST => &bytes[8..],
+            SET => &bytes[12..],
+            _ if sketch.is_empty() || bytes[REGISTERS_AT..].iter().any(|value| *value > MAX_VALUE) => {
+                return Err(SketchError::Impossible);
+            }
+            _ => {
+                let mut all = empty_union();
+                all.update(&sketch);
+                give_up_hip(&mut all);
+                return Ok(Self(Held::Registers(all)));
+            }
+        };
+        let (coupons, _) = coupons.as_chunks();
+        let mut coupons: Vec<u32> = coupons.iter().map(|coupon| u32::from_le_bytes(*coupon)).collect();
+        if coupons.iter().any(|coupon| !(1..=u32::from(MAX_VALUE)).contains(&(coupon >> SLOT_BITS))) {
+            return Err(SketchError::Impossible);
+        }
+        coupons.sort_unstable();
+        coupons.dedup();
+        let held =
+            if coupons.len() > MAX_COUPONS { Held::Registers(registers(&coupons)) } else { Held::Coupons(coupons) };
+        Ok(Self(held))
+    }
+}
+
+/// The bits of byte 7 that tell list, set and registers apart.
+const MODE: u8 = 3;
+const LIST: u8 = 0;
+const SET: u8 = 1;
+/// Bits 2 and 3 of byte 7: one byte a register.
+const HLL_8: u8 = 2 << 2;
+const COMPACT: u8 = 8;
+const EMPTY: u8 = 4;
+/// A list is full with 8 and then a set.
+const MAX_LIST: usize = 7;
+/// Where the registers begin in an image of them.
+const REGISTERS_AT: usize = 40;
+/// The bits of a coupon below its value.
+const SLOT_BITS: u32 = 26;
+/// Leading zeros of 64 hashed bits, at most 62, and one.
+const MAX_VALUE: u8 = 63;
+
+/// What the library makes of a visitor, as a number.
+fn coupon(visitor: &str) -> u32 {
+    // a coupon shows its number to nobody but a hasher
+    struct Number(u32);
+    impl Hasher for Number {
+        fn write(&mut self, _: &[u8]) {
+            unreachable!("a coupon is one u32")
+        }
+        fn write_u32(&mut self, number: u32) {
+            self.0 = number;
+        }
+        fn finish(&self) -> u64 {
+            self.0.into()
+        }
+    }
+    let mut number = Number(0);
+    Coupon::from_value(raw_bytes::from_str(visitor)).hash(&mut number);
+    number.0
+}
+
+/// The image of sorted coupons.
+fn image(coupons: &[u32]) -> Vec<u8> {
+    const FAMILY: u8 = 7;
+    const VERSION: u8 = 1;
+    let mut bytes = Vec::with_capacity(12 + 4 * coupons.len());
+    let count = u32::try_from(coupons.len()).expect("at most 384 coupons");
+    if coupons.len() <= MAX_LIST {
+        let flags = if coupons.is_empty() { COMPACT | EMPTY } else { COMPACT };
+        bytes.extend([2, VERSION, FAMILY, LG_K, 3, flags, count.to_le_bytes()[0], LIST | HLL_8]);
+    } else {
+        // the smallest table that is at most three quarters full
+        let lg_table = (5..LG_K - 3).find(|lg| 4 * coupons.len() <= 3 << lg).unwrap_or(LG_K - 3);
+        bytes.extend([3, VERSION, FAMILY, LG_K, lg_table, COMPACT, 0, SET | HLL_8]);
+        bytes.extend(count.to_le_bytes());
+    }
+    bytes.extend(coupons.iter().flat_map(|coupon| coupon.to_le_bytes()));
+    bytes
+}
+
+/// Two sorted lists, each coupon once.
+fn union(ours: &[u32], theirs: &[u32]) -> Vec<u32> {
+    let mut all = Vec::with_capacity(ours.len() + theirs.len());
+    all.extend_from_slice(ours);
+    all.extend_from_slice(theirs);
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+fn empty_union() -> Box<HllUnion> {
+    Box::new(HllUnion::new(LG_K).expect("12 is between 4 and 21"))
+}
+
+/// Registers of more coupons than are kept.
+fn registers(coupons: &[u32]) -> Box<HllUnion> {
+    let mut all = empty_union();
+    add_coupons(&mut all, coupons);
+    give_up_hip(&mut all);
+    all
+}
+
+fn add_coupons(all: &mut HllUnion, coupons: &[u32]) {
+    for coupons in coupons.chunks(MAX_COUPONS / 2) {
+        let sketch = HllSketch::deserialize(&image(coupons)).expect("an image of ours is readable");
+        all.update(&sketch);
+    }
+}
+
+/// Registers that were merged with others have no history: here, with themselves.
+fn give_up_hip(all: &mut HllUnion) {
+    all.update(&all.to_sketch(HllType::Hll8));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names(range: std::ops::Range<u32>) -> impl DoubleEndedIterator<Item = String> {
+        range.map(|n| format!("visitor-{n}"))
+    }
+
+    fn visitors(names: impl IntoIterator<Item = String>) -> Visitors {
+        let mut visitors = Visitors::new();
+        names.into_iter().for_each(|name| visitors.add(&name));
+        visitors
+    }
+
+    /// As the library alone would have it.
+    fn by_library(names: impl IntoIterator<Item = String>) -> HllSketch {
+        let mut sketch = HllSketch::new(LG_K, HllType::Hll8).unwrap();
+        names.into_iter().for_each(|name| sketch.update(raw_bytes::from_string(name)));
+        sketch
+    }
+
+    fn coupons_of(image: &[u8]) -> Vec<u32> {
+        let coupons = if image[7] & MODE == LIST { &image[8..] } else { &image[12..] };
+        coupons.as_chunks().0.iter().map(|coupon| u32::from_le_bytes(*coupon)).collect()
+    }
+
+    const SIZES: [u32; 16] = [0, 1, 2, 7, 8, 9, 24, 25, 100, 200, 383, 384, 385, 400, 10_000, 100_000];
+
+    #[test]
+    fn a_coupon_is_the_one_that_the_library_writes() {
+        for name in names(0..1000).chain(["é".into(), "\0".into(), "x".repeat(300)]) {
+            assert_eq!([coupon(&name)], *coupons_of(&by_library([name]).serialize()));
+        }
+    }
+
+    #[test]
+    fn coupons_are_written_as_the_library_does_but_sorted() {
+        for size in 0..=u32::try_from(MAX_COUPONS).unwrap() {
+            let (ours, theirs) = (visitors(names(0..size)).to_sketch(), by_library(names(0..size)).serialize());
+            let head = if size < 8 { 8 } else { 12 };
+            assert_eq!(ours[..head], theirs[..head], "{size}");
+            let mut coupons = coupons_of(&theirs);
+            coupons.sort_unstable();
+            assert_eq!(coupons_of(&ours), coupons, "{size}");
+        }
+    }
+
+    #[test]
+    fn registers_are_those_of_the_library_without_its_history() {
+        for size in [385, 10_000] {
+            let mut theirs = by_library(names(0..size)).serialize();
+            theirs[5] |= 16;
+            theirs[8..16].fill(0);
+            assert_eq!(visitors(names(0..size)).to_sketch(), theirs);
+        }
+    }
+
+    #[test]
+    fn bytes_depend_on_the_set_alone() {
+        for size in SIZES {
+            let straight = visitors(names(0..size));
+            let bytes = straight.to_sketch();
+            assert_eq!(visitors(names(0..size).rev().chain(names(0..size / 3))).to_sketch(), bytes, "{size} reversed");
+
+            for parts in [2, 7, 1000] {
+                let mut shares = vec![Visitors::new(); parts];
+                for (n, name) in names(0..size).enumerate() {
+                    shares[n % parts].add(&name);
+                    shares[n / 7 % parts].add(&name);
+                }
+                let mut merged = Visitors::new();
+                for share in shares {
+                    merged.merge(&Visitors::from_sketch(&share.to_sketch()).unwrap());
+                }
+                assert_eq!(merged.to_sketch(), bytes, "{size} in {parts}");
+            }
+
+            let mut amended = Visitors::from_sketch(&bytes).unwrap();
+            assert_eq!(amended.to_sketch(), bytes, "{size} read back");
+            names(0..size).for_each(|name| amended.add(&name));
+            assert_eq!(amended.to_sketch(), bytes, "{size} added again");
+            assert_eq!(amended.estimate(), straight.estimate());
+        }
+    }
+
+    #[test]
+    fn the_estimate_is_what_a_reader_of_the_bytes_computes() {
+        for size in (0..1000).chain(SIZES) {
+            let ours = visitors(names(0..size));
+            let theirs = HllSketch::deserialize(&ours.to_sketch()).unwrap();
+            assert_eq!(ours.estimate() as f64, theirs.estimate().round(), "{size}");
+            assert_eq!(theirs.estimate().to_bits(), theirs.composite_estimate().to_bits(), "{size}");
+            assert_eq!(ours.is_empty(), size == 0);
+        }
+    }
+
+    #[test]
+    fn a_sketch_made_elsewhere_becomes_ours() {
+        for size in SIZES {
+            let foreign = by_library(names(0..size)).serialize();
+            let ours = Visitors::from_sketch(&foreign).unwrap();
+            assert_eq!(ours.to_sketch(), visitors(names(0..size)).to_sketch(), "{size}");
+        }
+    }
+
+    #[test]
+    fn the_empty_visitor_is_nobody() {
+        let mut nobody = Visitors::new();
+        nobody.add("");
+        assert!(nobody.is_empty());
+        assert_eq!(nobody.to_sketch(), [2, 1, 7, 12, 3, 12, 0, 8]);
+    }
+
+    #[test]
+    fn the_error_is_that_of_4096_registers() {
+        let sets = 40;
+        let size = 20_000;
+        let mut squares = 0.0;
+        for set in 0..sets {
+            let estimate = visitors(names(set * size..(set + 1) * size)).estimate();
+            let error = estimate as f64 / f64::from(size) - 1.0;
+            assert!(error.abs() < 0.065, "set {set}: {error}");
+            squares += error * error;
+        }
+        let rms = (squares / f64::from(sets)).sqrt();
+        assert!(rms < 0.02, "{rms}");
+    }
+
+    #[test]
+    fn what_is_no_sketch_of_ours_is_refused() {
+        let image = |lg_k, hll_type| HllSketch::new(lg_k, hll_type).unwrap().serialize();
+        assert!(matches!(
+            Visitors::from_sketch(&image(11, HllType::Hll8)),
+            Err(SketchError::OtherKind { lg_k: 11, .. })
+        ));
+        assert!(matches!(Visitors::from_sketch(&image(12, HllType::Hll4)), Err(SketchError::OtherKind { .. })));
+        let mut dense = visitors(names(0..500)).to_sketch();
+        dense[REGISTERS_AT + 3] = 64;
+        assert!(matches!(Visitors::from_sketch(&dense), Err(SketchError::Impossible)));
+        dense[REGISTERS_AT..].fill(0);
+        dense[32..36].copy_from_slice(&4096_u32.to_le_bytes());
+        assert!(matches!(Visitors::from_sketch(&dense), Err(SketchError::Impossible)), "registers of nobody");
+        for size in [0, 1, 9, 500] {
+            let whole = visitors(names(0..size)).to_sketch();
+            for cut in 0..whole.len() {
+                assert!(matches!(Visitors::from_sketch(&whole[..cut]), Err(SketchError::Unreadable { .. })), "{cut}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn merging_is_the_union(a in prop::collection::vec(0..900_u32, 0..700), b in prop::collection::vec(0..900_u32, 0..700)) {
+            let name = |n: &u32| format!("visitor-{n}");
+            let (left, right) = (visitors(a.iter().map(name)), visitors(b.iter().map(name)));
+            let all = visitors(a.iter().chain(&b).map(name));
+            let (mut one, mut other) = (left.clone(), right.clone());
+            one.merge(&right);
+            other.merge(&left);
+            prop_assert_eq!(one.to_sketch(), all.to_sketch());
+            prop_assert_eq!(other.to_sketch(), all.to_sketch());
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), size in 0..600_u32, at in 0..5000_usize, flip in 1..=255_u8) {
+            let _ = Visitors::from_sketch(&bytes);
+            let mut image = visitors(names(0..size)).to_sketch();
+            let at = at % image.len();
+            image[at] ^= flip;
+            if let Ok(read) = Visitors::from_sketch(&image) {
+                prop_assert!(read.estimate() >= 0);
+                let bytes = read.to_sketch();
+                prop_assert_eq!(Visitors::from_sketch(&bytes).unwrap().to_sketch(), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Tests of the whole compactor, on logs that a small writer makes.
+
+// all of this is tests, which clippy only knows of functions that are marked so
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../collector/tests/harness/mod.rs"]
+mod harness;
+
+mod client;
+mod crowd;
+mod deploy;
+mod disk_full;
+mod freshness;
+mod killed;
+mod out;
+mod power_cut;
+mod outputs;
+mod program;
+mod prometheus;
+mod python;
+mod segments;
+mod testlog;
+mod whole_path;

@@ -1,0 +1,317 @@
+//! The program as people run it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::testlog::{self, HOUR, MINUTE, START, TestLog, aged, crawled, event};
+
+fn command(data: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tallylight-compactor"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TALLYLIGHT_")) {
+        command.env_remove(name);
+    }
+    command.args(args).arg("--data").arg(data);
+    command
+}
+
+fn compactor(data: &Path, args: &[&str]) -> Output {
+    command(data, args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn log() -> (TempDir, TestLog) {
+    let folder = testlog::folder();
+    let log = TestLog::new(&folder.path().join("data"), 1 << 20);
+    (folder, log)
+}
+
+fn watermark(data: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(data.join("out/watermark/node-1.json")).ok()?).ok()
+}
+
+/// Waits for something to become true.
+fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A compactor that follows the log; killed when dropped.
+struct Following {
+    child: Child,
+    admin: SocketAddr,
+}
+
+impl Following {
+    fn start(data: &Path, args: &[&str]) -> Self {
+        let mut command = command(data, &["--follow", "--every", "50ms", "--admin", "127.0.0.1:0"]);
+        let mut child = command.args(args).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        let admin = loop {
+            let mut line = String::new();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "it ended: {said}");
+            said.push_str(&line);
+            if let Some((_, addr)) = line.trim_end().rsplit_once("addr=") {
+                break addr.parse().unwrap();
+            }
+        };
+        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+        Self { child, admin }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let page = self.get("/metrics");
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+    }
+
+    fn terminate(mut self) -> i32 {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.child.wait().unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn once_publishes_what_is_in_the_log() {
+    let (_folder, mut log) = log();
+    log.event(&event(1, 0));
+    log.event(&event(1, MINUTE));
+    log.event(&crawled(2, MINUTE));
+    log.event(&aged(3, HOUR, HOUR));
+    log.ledger(START + 2 * HOUR);
+    log.commit();
+    let done = compactor(&log.data, &["--once", "--by", "item"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let out = log.data.join("out");
+    let watermark = watermark(&log.data).unwrap();
+    assert_eq!(watermark["position"], log.position());
+    assert_eq!(watermark["complete_through"], "2026-11-22T14:00:00Z");
+    assert_eq!(watermark["by"], json!(["item"]));
+    assert_eq!(watermark["counts"]["read"], 4);
+    assert_eq!(watermark["counts"]["counted"], 2);
+    assert_eq!(watermark["counts"]["duplicates"], 1);
+    assert_eq!(watermark["counts"]["bots"], 1);
+    assert!(out.join("hourly/date=2026-11-22/hour=13/node-1.parquet").exists());
+    let part = format!("events/date=2026-11-22/hour=13/node-1-{:020}.parquet", log.places[0].0);
+    assert!(out.join(part).exists());
+}
+
+#[test]
+fn without_a_log_once_says_so_and_without_a_folder_it_is_an_error() {
+    let folder = testlog::folder();
+    let done = compactor(folder.path(), &[]);
+    assert_eq!(done.status.code(), Some(0));
+    assert!(text(&done.stderr).contains("no log yet"), "{}", text(&done.stderr));
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is made");
+    let done = compactor(&folder.path().join("x"), &["--once"]);
+    assert_eq!(done.status.code(), Some(2));
+    assert!(text(&done.stderr).contains("no data folder"), "{}", text(&done.stderr));
+    assert!(!folder.path().join("x").exists());
+}
+
+#[test]
+fn a_second_compactor_is_refused() {
+    let (_folder, mut log) = log();
+    log.event(&event(1, 0));
+    log.commit();
+    let following = Following::start(&log.data, &[]);
+    until("the first pass", || watermark(&log.data));
+    for args in [&["--once"][..], &["--follow", "--admin", "off"][..]] {
+        let done = compactor(&log.data, args);
+        assert_eq!(done.status.code(), Some(2));
+        assert!(text(&done.stderr).contains("another compactor is running"), "{}", text(&done.stderr));
+    }
+    assert_eq!(following.terminate(), 0);
+    assert!(compactor(&log.data, &["--once"]).status.success());
+}
+
+#[test]
+fn another_by_or_out_than_before_is_refused() {
+    let (folder, mut log) = log();
+    log.event(&event(1, 0));
+    log.commit();
+    assert!(compactor(&log.data, &["--by", "item,page"]).status.success());
+    let other = folder.path().join("other");
+    let out = ["--by", "item,page", "--out", other.to_str().unwrap()];
+    for (args, said) in [
+        (&[][..], "--by item,page, not --by (nothing)"),
+        (&["--by", "page,item"][..], "--by item,page"),
+        (&out[..], "--out"),
+    ] {
+        let done = compactor(&log.data, args);
+        assert_eq!(done.status.code(), Some(2), "{args:?}");
+        assert!(text(&done.stderr).contains(said), "{}", text(&done.stderr));
+    }
+    // the output remembers too
+    fs::remove_dir_all(log.data.join("compactor")).unwrap();
+    assert_eq!(compactor(&log.data, &["--by", "item"]).status.code(), Some(2));
+    fs::remove_dir_all(log.data.join("compactor")).unwrap();
+    assert!(compactor(&log.data, &["--by", "item,page"]).status.success());
+    assert_eq!(watermark(&log.data).unwrap()["counts"]["read"], 1);
+}
+
+#[test]
+fn inspect_prints_events_as_json_lines_with_nothing_but_the_log() {
+    let (_folder, mut log) = log();
+    for n in 0..5 {
+        log.event(&event(n, 0));
+    }
+    log.ledger(START);
+    log.next_segment(START);
+    log.event(&event(5, 0));
+    log.commit();
+    fs::remove_file(log.data.join("node")).unwrap();
+    let lines = |args: &[&str]| -> Vec<Value> {
+        let done = compactor(&log.data, args);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        text(&done.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let all = lines(&["inspect"]);
+    assert_eq!(all.len(), 6);
+    assert_eq!((&all[1]["position"], &all[1]["ordinal"]), (&json!(log.places[1].0), &json!(2)));
+    assert_eq!((&all[1]["site"], &all[1]["item"]), (&json!("shop.example"), &json!("item-1")));
+    let from = log.places[3].0.to_string();
+    let some = lines(&["inspect", "--from", &from, "--limit", "2"]);
+    assert_eq!(some, all[3..5]);
+    assert_eq!(lines(&["inspect", "--from", &log.places[5].0.to_string()]), all[5..]);
+    assert!(lines(&["inspect", "--limit", "0"]).is_empty());
+    assert!(lines(&["inspect", "--from", "99999999999"]).is_empty());
+    let ledgers: Vec<_> =
+        lines(&["inspect", "--ledger"]).into_iter().filter(|line| line.get("ledger").is_some()).collect();
+    assert_eq!(ledgers.len(), 3);
+    assert_eq!((&ledgers[1]["ledger"]["logged"], &ledgers[1]["ledger"]["received"]["http1"]), (&json!(5), &json!(5)));
+    assert!(!log.data.join("compactor").exists() && !log.data.join("out").exists(), "it only looks");
+}
+
+#[test]
+fn a_reader_of_inspect_may_go_away() {
+    let (_folder, mut log) = log();
+    for n in 0..3000 {
+        log.event(&event(n, 0));
+    }
+    log.commit();
+    let mut child = command(&log.data, &["inspect"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn verify_names_each_damaged_position() {
+    let (_folder, mut log) = log();
+    for n in 0..5 {
+        log.event(&event(n, 0));
+    }
+    log.seal();
+    let done = compactor(&log.data, &["verify"]);
+    assert_eq!(text(&done.stdout), "5 events, 1 ledger records, 0 records damaged in 0 places, 0 torn\n");
+    assert_eq!(done.status.code(), Some(0));
+    log.patch(log.places[2].0 + 30, &[1]);
+    let done = compactor(&log.data, &["verify"]);
+    assert_eq!(done.status.code(), Some(1));
+    let said =
+        format!("damaged 00000000000000000000.seg position {} to {} records 1", log.places[2].0, log.places[2].1);
+    assert!(text(&done.stdout).contains(&said), "{}", text(&done.stdout));
+    assert!(text(&done.stdout).contains("4 events, 1 ledger records, 1 records damaged in 1 places"));
+}
+
+#[test]
+fn following_publishes_as_the_log_grows_and_shows_its_ledger() {
+    let folder = testlog::folder();
+    let data: PathBuf = folder.path().join("data");
+    let following = Following::start(&data, &[]);
+    assert!(following.get("/readyz").starts_with("HTTP/1.1 200"), "waiting for a collector is no failure");
+    for name in [
+        "events_read_total",
+        "events_counted_total",
+        "duplicate_events_total",
+        "bot_events_total",
+        "damaged_records_total",
+        "torn_records_total",
+        "client_lost_events_total",
+        "lag_seconds",
+        "lag_bytes",
+        "ledger_mismatches_total",
+        "publish_errors_total",
+    ] {
+        assert_eq!(following.metric(&format!("tallylight_compactor_{name}")), 0.0, "{name}");
+    }
+    let mut log = TestLog::new(&data, 1 << 20);
+    log.event(&event(10, 0));
+    log.event(&event(10, 0));
+    log.event(&crawled(11, 0));
+    log.commit();
+    until("three events", || (following.metric("tallylight_compactor_events_read_total") == 3.0).then_some(()));
+    log.event(&event(12, 2 * HOUR));
+    log.commit();
+    until("one more", || (following.metric("tallylight_compactor_events_read_total") == 4.0).then_some(()));
+    assert_eq!(following.metric("tallylight_compactor_events_counted_total"), 2.0);
+    assert_eq!(following.metric("tallylight_compactor_duplicate_events_total"), 1.0);
+    assert_eq!(following.metric("tallylight_compactor_bot_events_total"), 1.0);
+    assert_eq!(following.metric("tallylight_compactor_client_lost_events_total"), 1.0);
+    until("nothing left", || (following.metric("tallylight_compactor_lag_bytes") == 0.0).then_some(()));
+    assert_eq!(following.metric("tallylight_compactor_lag_seconds"), 0.0);
+    let before = watermark(&data).unwrap();
+    assert_eq!(before["complete_through"], "2026-11-22T14:00:00Z");
+    assert_eq!(before["position"], log.places[3].0, "the open hour's events wait");
+    assert_eq!(following.terminate(), 0);
+    let after = watermark(&data).unwrap();
+    assert_eq!(after["position"], log.position(), "at the end nothing waits");
+    assert_eq!(after["counts"]["read"], 4);
+}
+
+#[test]
+fn a_failing_output_is_shown_and_tried_again() {
+    let (_folder, mut log) = log();
+    log.event(&event(1, 0));
+    log.commit();
+    fs::create_dir_all(log.data.join("out")).unwrap();
+    fs::write(log.data.join("out/hourly"), "in the way").unwrap();
+    let done = compactor(&log.data, &["--once"]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(watermark(&log.data).is_none(), "nothing is committed");
+
+    let following = Following::start(&log.data, &[]);
+    until("not ready", || following.get("/readyz").starts_with("HTTP/1.1 503").then_some(()));
+    assert!(following.metric("tallylight_compactor_publish_errors_total") >= 1.0);
+    assert!(following.metric("tallylight_compactor_lag_bytes") > 0.0);
+    until("the lag grows", || (following.metric("tallylight_compactor_lag_seconds") > 0.0).then_some(()));
+    fs::remove_file(log.data.join("out/hourly")).unwrap();
+    until("ready again", || following.get("/readyz").starts_with("HTTP/1.1 200").then_some(()));
+    assert_eq!(following.metric("tallylight_compactor_events_read_total"), 1.0, "read again is not counted again");
+    assert_eq!(following.metric("tallylight_compactor_lag_bytes"), 0.0);
+    assert_eq!(following.terminate(), 0);
+    assert_eq!(watermark(&log.data).unwrap()["counts"]["counted"], 1);
+}

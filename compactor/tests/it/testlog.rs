@@ -1,0 +1,255 @@
+//! A small writer of logs, for tests: what the collector leaves on disk, byte by byte, without the collector.
+//!
+//! Unit tests use it too.
+
+#![allow(dead_code, reason = "not every test binary needs all of it")]
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tallylight_proto::ledger::{Counts, Ledger};
+use tallylight_proto::record::{encode_event, encode_ledger};
+use tallylight_proto::segment::{
+    Framing, HEADER_LEN, HOLES_OFFSET, Header, Holes, Mark, MarkKind, SECTOR_LEN, framed_len,
+};
+use tallylight_proto::time::Millis;
+use tallylight_proto::{Event, Front, Id, Micros, layout};
+use uuid::Uuid;
+
+/// 2026-11-22T13:00:00Z, when these tests' events begin.
+pub const START: Millis = 1_795_352_400_000;
+pub const MINUTE: Millis = 60_000;
+pub const HOUR: Millis = 60 * MINUTE;
+
+/// A log being written.
+pub struct TestLog {
+    pub data: PathBuf,
+    pub node: String,
+    /// Positions of all events so far: where their records begin and end.
+    pub places: Vec<(u64, u64)>,
+    /// The ledger as of the last record.
+    pub counts: Counts,
+    pub reserve: u64,
+    base: u64,
+    capacity: u64,
+    ordinal: u64,
+    salt: u64,
+    /// The bytes of the segment's records, and how many of them are in the file.
+    bytes: Vec<u8>,
+    first_ordinal: u64,
+    created_at: Millis,
+}
+
+impl TestLog {
+    /// A log in `DATA` with one segment begun.
+    pub fn new(data: &Path, capacity: u64) -> Self {
+        Self::with_salt(data, capacity, 77)
+    }
+
+    /// The same with segments of their own salts.
+    pub fn with_salt(data: &Path, capacity: u64, salt: u64) -> Self {
+        fs::create_dir_all(data.join(layout::LOG)).unwrap();
+        fs::write(data.join(layout::NODE), "node-1\n").unwrap();
+        let mut log = Self {
+            data: data.to_owned(),
+            node: "node-1".into(),
+            places: Vec::new(),
+            counts: Counts::default(),
+            reserve: 0,
+            base: 0,
+            capacity,
+            ordinal: 0,
+            salt,
+            bytes: Vec::new(),
+            first_ordinal: 0,
+            created_at: START,
+        };
+        log.begin(START);
+        log
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.segment_path(self.base)
+    }
+
+    pub fn segment_path(&self, base: u64) -> PathBuf {
+        self.data.join(layout::LOG).join(layout::segment(base))
+    }
+
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The offset in the file behind the last record.
+    pub fn length(&self) -> u64 {
+        (HEADER_LEN + self.bytes.len()) as u64
+    }
+
+    pub fn position(&self) -> u64 {
+        self.base + self.length()
+    }
+
+    pub fn ordinal(&self) -> u64 {
+        self.ordinal
+    }
+
+    /// Appends an event.
+    pub fn event(&mut self, event: &Event<'_>) -> u64 {
+        let mut payload = Vec::new();
+        encode_event(event, &mut payload);
+        self.counts.received[event.front.index()] += 1;
+        self.counts.logged += 1;
+        let begin = self.position();
+        self.append(&payload);
+        self.places.push((begin, self.position()));
+        begin
+    }
+
+    pub fn events<'e>(&mut self, events: impl IntoIterator<Item = &'e Event<'e>>) {
+        for event in events {
+            self.event(event);
+        }
+    }
+
+    /// Appends a ledger record.
+    pub fn ledger(&mut self, at: Millis) {
+        let mut payload = Vec::new();
+        encode_ledger(&Ledger { at, life: START, closing: false, counts: self.counts }, &mut payload);
+        self.append(&payload);
+    }
+
+    /// Appends any bytes as a record.
+    pub fn append(&mut self, payload: &[u8]) {
+        let offset = self.length();
+        let from = self.bytes.len();
+        self.bytes.resize(from + framed_len(payload.len()), 0);
+        Framing::new(self.salt, self.base).write(&mut self.bytes[from..], offset, self.ordinal, payload);
+        self.ordinal += 1;
+        assert!(self.length() <= self.capacity, "the test's segment is full");
+    }
+
+    /// Makes all of it visible and synced.
+    pub fn commit(&self) {
+        self.write(&[MarkKind::Committed, MarkKind::Synced], self.mark());
+    }
+
+    /// Makes all of it visible, but not synced beyond what was.
+    pub fn commit_only(&self) {
+        self.write(&[MarkKind::Committed], self.mark());
+    }
+
+    /// Seals the segment.
+    pub fn seal(&self) {
+        self.write(&MarkKind::ALL, self.mark());
+    }
+
+    pub fn mark(&self) -> Mark {
+        Mark { length: self.length(), ordinal: self.ordinal }
+    }
+
+    /// Seals the segment and begins the next.
+    pub fn next_segment(&mut self, at: Millis) {
+        self.seal();
+        self.begin_next(at);
+    }
+
+    /// Begins the next segment without sealing this one.
+    pub fn begin_next(&mut self, at: Millis) {
+        self.base += self.capacity;
+        self.salt += 1;
+        self.bytes.clear();
+        self.begin(at);
+    }
+
+    /// What recovery writes: holes that are torn.
+    pub fn write_holes(&self, ranges: &[(u64, u64)]) {
+        let mut holes = Holes::default();
+        ranges.iter().for_each(|(from, to)| holes.push(*from, *to));
+        self.patch(HOLES_OFFSET as u64, &holes.encode(self.salt));
+    }
+
+    /// Changes bytes of the segment's file.
+    pub fn patch(&self, offset: u64, bytes: &[u8]) {
+        let file = OpenOptions::new().write(true).open(self.path()).unwrap();
+        file.write_all_at(bytes, offset).unwrap();
+    }
+
+    /// Writes a mark into both its slots.
+    pub fn write_mark(&self, kind: MarkKind, mark: Mark) {
+        let mut page = [0; HEADER_LEN];
+        for slot in 0..2 {
+            mark.write(&mut page, self.salt, kind, slot);
+            let at = Mark::offset(kind, slot);
+            self.patch(at as u64, &page[at..at + 24]);
+        }
+    }
+
+    fn begin(&mut self, at: Millis) {
+        self.first_ordinal = self.ordinal;
+        self.created_at = at;
+        let mut page = vec![0; HEADER_LEN];
+        let header = Header {
+            node: self.node.clone(),
+            base: self.base,
+            capacity: self.capacity,
+            salt: self.salt,
+            first_ordinal: self.first_ordinal,
+            reserve: self.reserve,
+            created_at: at,
+        };
+        for sector in [0, SECTOR_LEN] {
+            page[sector..sector + SECTOR_LEN].copy_from_slice(&header.encode());
+        }
+        fs::write(self.path(), &page).unwrap();
+        OpenOptions::new().write(true).open(self.path()).unwrap().set_len(self.capacity).unwrap();
+        self.ledger(at);
+        self.commit();
+    }
+
+    fn write(&self, kinds: &[MarkKind], mark: Mark) {
+        self.patch(HEADER_LEN as u64, &self.bytes);
+        for kind in kinds {
+            self.write_mark(*kind, mark);
+        }
+    }
+}
+
+/// An event with an id of its own, received so long after [`START`].
+pub fn event(n: u64, after: Millis) -> Event<'static> {
+    Event {
+        id: Id { uuid: Uuid::from_u128((u128::from(n) << 64) | 0x7000_8000_0000_0000_0001), made_here: false },
+        received_at: START + after,
+        age_ms: 0,
+        front: Front::Http1,
+        site: "shop.example".into(),
+        event: "click".into(),
+        target: format!("https://shop.example/{}", n % 7).into(),
+        page: format!("/page/{}", n % 3).into(),
+        item: format!("item-{}", n % 5).into(),
+        placement: "top".into(),
+        visitor: format!("v{}", n % 11).into(),
+        user_agent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0".into(),
+        ip: Some([192, 0, 2, 0].into()),
+        value: n.is_multiple_of(2).then(|| Micros(i64::try_from(n).unwrap() * 100_001)),
+        lost: u32::from(n.is_multiple_of(10)),
+        props: if n.is_multiple_of(4) { vec![("k".into(), "é".into())] } else { vec![] },
+    }
+}
+
+/// The same event, so much older when it was received.
+pub fn aged(n: u64, after: Millis, age: Millis) -> Event<'static> {
+    Event { age_ms: u32::try_from(age).unwrap(), ..event(n, after) }
+}
+
+/// By a declared crawler.
+pub fn crawled(n: u64, after: Millis) -> Event<'static> {
+    let user_agent = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)";
+    Event { user_agent: user_agent.into(), ..event(n, after) }
+}
+
+/// A folder for a test, in memory if the system has such: these tests sync a great deal.
+pub fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
