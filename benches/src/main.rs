@@ -1,0 +1,33 @@
+//! Comparisons of Tallylight with the obvious alternatives, each in one run, alternated, as a ratio with its
+//! spread. Nothing here asserts a time; see `benches/README.md` for how to read the numbers.
+
+#![forbid(unsafe_code)]
+
+mod beacons;
+mod compare;
+mod log;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Comparisons of Tallylight with the obvious alternatives")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    /// Rounds; in each one every contender runs once, in alternating order.
+    #[arg(long, default_value_t = 10, global = true, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Appending to the log, beside write(2).
+    Log(log::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.what {
+        What::Log(log) => log::run(&log, arguments.rounds),
+    }
+}
