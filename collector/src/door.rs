@@ -354,6 +354,29 @@ mod tests {
     }
 
     #[test]
+    fn a_full_channel_is_an_outcome_and_its_counts_travel_later() {
+        let (appender, batches) = Appender::to_nobody(1);
+        let (_set_sites, sites) = watch::channel(Arc::default());
+        let door = Door::new(appender, IdMaker::new().unwrap(), sites);
+        assert!(matches!(door.pixel("a=1", &context()), Outcome::Taken));
+        door.flush();
+        // answered before it was known that there is no room
+        assert!(matches!(door.pixel("a=2", &context()), Outcome::Taken));
+        door.flush();
+        assert!(matches!(door.pixel("a=3", &context()), Outcome::Shed(Shed::Queue)));
+        let body = Body { bytes: b"[{},{}]", ..Body::default() };
+        assert!(matches!(door.body(&body, &context(), Level::Logged), Posted::Shed(Shed::Queue)));
+        assert_eq!(batches.try_recv().map(|batch| batch.len()), Ok(1));
+        assert!(matches!(door.pixel("a=4", &context()), Outcome::Taken), "there is room again");
+        door.flush();
+        let counts = batches.try_iter().fold(tallylight_proto::Counts::default(), |mut sum, batch| {
+            sum.add(batch.counts());
+            sum
+        });
+        assert_eq!((counts.received[Front::Http2.index()], counts.shed[Shed::Queue.index()]), (4, 4));
+    }
+
+    #[test]
     fn a_new_list_of_sites_holds_from_the_next_event_on() {
         let fixture = Fixture::new();
         assert!(matches!(fixture.door.pixel("site=a", &context()), Outcome::Taken));

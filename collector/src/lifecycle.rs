@@ -97,8 +97,13 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
         let sites = Sites::load(&settings.site, settings.site_file.as_deref())?;
         storage::create_folder(&settings.data)?;
         let lock = storage::lock(&settings.data.join(layout::LOCK))?;
-        let _lock = lock.ok_or_else(|| RunError::Locked { data: settings.data.clone() })?;
-        serve(settings, sites, signals).await
+        let lock = lock.ok_or_else(|| RunError::Locked { data: settings.data.clone() })?;
+        let result = serve(settings, sites, signals).await;
+        if result.is_err() {
+            // the log's threads may still be writing: the lock goes when they do, with the process
+            std::mem::forget(lock);
+        }
+        result
     });
     // after a failure there may be threads that would be waited for in vain
     runtime.shutdown_background();

@@ -10,7 +10,7 @@ use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tallylight_proto::{Counts, Front, Refusal, Shed};
 
-use crate::log::{Status, StatusSnapshot};
+use crate::log::{QUEUE_LEN, Status, StatusSnapshot};
 use crate::stats::{SLOTS, Tally, Timing, WorkerStats};
 
 /// Why a datagram is refused before it is decoded.
@@ -41,6 +41,7 @@ struct Series {
     accept_errors: Counter,
     pushed: Counter,
     popped: Counter,
+    limit: Gauge,
     appended: Gauge,
     synced: Gauge,
     free: Gauge,
@@ -120,6 +121,7 @@ impl Metrics {
         set(&series.appended, now.appended);
         set(&series.synced, now.synced);
         set(&series.free, now.free);
+        set(&series.limit, QUEUE_LEN as u64);
         set(&series.shedding, u64::from(now.shedding));
     }
 
@@ -193,6 +195,7 @@ impl Series {
             accept_errors: counter!("tallylight_http_accept_errors_total"),
             pushed: counter!("tallylight_queue_batches_pushed_total"),
             popped: counter!("tallylight_queue_batches_popped_total"),
+            limit: gauge!("tallylight_queue_batches_limit"),
             appended: gauge!("tallylight_log_appended_position_bytes"),
             synced: gauge!("tallylight_log_synced_position_bytes"),
             free: gauge!("tallylight_log_disk_free_bytes"),
@@ -248,6 +251,7 @@ fn describe() {
     }
     for (name, help) in [
         ("tallylight_http_connections", "Connections that are open."),
+        ("tallylight_queue_batches_limit", "Batches that may wait for the log writer: pushed less popped, at most."),
         ("tallylight_log_appended_position_bytes", "Position behind the last record in the memory map."),
         ("tallylight_log_synced_position_bytes", "Position up to which the log is on disk."),
         ("tallylight_log_disk_free_bytes", "Free space on the disk of the log, when last looked at."),

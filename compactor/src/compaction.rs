@@ -42,6 +42,8 @@ const INDEX: &str = "index";
 const RECORDS_A_LOOK: u32 = 4096;
 /// User agents whose verdict is kept: there are a few thousand in use.
 const USER_AGENTS: usize = 1 << 14;
+/// Damaged places that are told on the log each time it is read.
+const PLACES_TOLD: u32 = 20;
 /// The hours whose files a commit vouches for: an event is at most 7 days old when it is received.
 const KNOWN_HOURS_MS: Millis = 8 * DAY_MS;
 
@@ -119,6 +121,7 @@ impl Compaction {
 
     /// Looks how far the log has got. Later records are left for the next look.
     pub fn look(&mut self) -> Result<(), CompactError> {
+        self.sorter.told = 0;
         Ok(self.reader.look()?)
     }
 
@@ -229,6 +232,8 @@ struct Sorter {
     log_time: Millis,
     ledger: LedgerCheck,
     mismatches: u64,
+    /// Damaged places told on the log since the last look.
+    told: u32,
 }
 
 impl Sorter {
@@ -243,6 +248,7 @@ impl Sorter {
             log_time: from.log_time,
             ledger: from.ledger,
             mismatches: 0,
+            told: 0,
         }
     }
 
@@ -257,7 +263,10 @@ impl Sorter {
                 Ok(Record::Event(event)) => self.event(&framed, &event)?,
                 Ok(Record::Ledger(ledger)) => self.ledger(&framed, &ledger),
                 Err(error) => {
-                    tracing::error!(position = framed.position, %error, "a record cannot be understood: it is skipped");
+                    if self.may_tell() {
+                        let position = framed.position;
+                        tracing::error!(position, %error, "a record cannot be understood: it is skipped");
+                    }
                     self.counts.damaged += 1;
                     self.ledger.lost(1);
                 }
@@ -303,14 +312,28 @@ impl Sorter {
     fn lost(&mut self, lost: Lost) {
         let Lost { base, position, end, records, cause } = lost;
         self.ledger.lost(records);
+        let may_tell = self.may_tell();
         if cause.is_damage() {
             self.counts.damaged += records;
-            let segment = layout::segment(base);
-            tracing::error!(%segment, position, end, records, "the log is damaged: {}", cause.text());
+            if may_tell {
+                let segment = layout::segment(base);
+                tracing::error!(%segment, position, end, records, "the log is damaged: {}", cause.text());
+            }
         } else {
             self.counts.torn += records;
-            tracing::warn!(position, end, records, "a power cut took records that were not synced");
+            if may_tell {
+                tracing::warn!(position, end, records, "a power cut took records that were not synced");
+            }
         }
+    }
+
+    /// Whether one more damaged place is told: a few say enough, `verify` names them all.
+    fn may_tell(&mut self) -> bool {
+        self.told += 1;
+        if self.told == PLACES_TOLD + 1 {
+            tracing::error!("there is more damage in the log: tallylight-compactor verify lists it");
+        }
+        self.told <= PLACES_TOLD
     }
 
     fn is_crawler(&mut self, user_agent: &str) -> bool {

@@ -18,7 +18,6 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use tallylight_proto::Event;
 use tallylight_proto::layout;
-use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::Framed;
 use tallylight_proto::time::Hour;
 
@@ -30,53 +29,48 @@ use crate::storage::{self, StorageError};
 const BATCH_ROWS: usize = 1024;
 const ID_LEN: i32 = 16;
 
-/// Events of an hour that are not in a part yet: their records, as they stand in the log.
-#[derive(Debug, Default)]
+/// What a row takes up in memory beside its texts, in bytes: numbers, and where each text ends.
+const ROW_BYTES: usize = 128;
+
+/// Events of an hour that are not in a part yet: rows of it already.
+#[derive(Default)]
 pub struct Pending {
-    payloads: Vec<u8>,
-    rows: Vec<Row>,
+    batches: Vec<RecordBatch>,
+    /// Rows that are no batch yet.
+    columns: Option<Box<Columns>>,
+    bytes: usize,
+    /// The position of the first row's record.
+    first: Option<u64>,
     /// The position behind the last row's record.
     end: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Row {
-    position: u64,
-    /// Where its payload ends.
-    payload_end: usize,
-    bot: bool,
-}
-
 impl Pending {
-    /// Adds the record of an event.
-    pub fn push(&mut self, record: &Framed<'_>, bot: bool) {
-        self.payloads.extend_from_slice(record.payload);
-        self.rows.push(Row { position: record.position, payload_end: self.payloads.len(), bot });
+    /// Adds an event and its record.
+    pub fn push(&mut self, record: &Framed<'_>, event: &Event<'_>, bot: bool) {
+        let columns = self.columns.get_or_insert_with(|| Box::new(Columns::new()));
+        columns.push(record.position, event, bot);
+        if columns.rows == BATCH_ROWS {
+            self.batches.push(columns.finish());
+        }
+        self.bytes += record.payload.len() + ROW_BYTES;
+        self.first.get_or_insert(record.position);
         self.end = record.end;
     }
 
-    /// How much memory waits.
+    /// How much memory waits, about.
     pub fn bytes(&self) -> usize {
-        self.payloads.len() + self.rows.len() * size_of::<Row>()
+        self.bytes
     }
 
     /// The position of the first row's record.
     pub fn first_position(&self) -> Option<u64> {
-        self.rows.first().map(|row| row.position)
+        self.first
     }
 
     /// The position behind the last row's record.
     pub fn end(&self) -> u64 {
         self.end
-    }
-
-    fn rows(&self) -> impl Iterator<Item = (Row, &[u8])> {
-        let mut from = 0;
-        self.rows.iter().map(move |row| {
-            let payload = &self.payloads[from..row.payload_end];
-            from = row.payload_end;
-            (*row, payload)
-        })
     }
 }
 
@@ -95,21 +89,18 @@ impl Events {
     }
 
     /// Writes a part. There is at least one row.
-    pub fn write(&self, hour: Hour, pending: &Pending) -> Result<(), FileError> {
+    pub fn write(&self, hour: Hour, pending: Pending) -> Result<(), FileError> {
         let first = pending.first_position().expect("a part has rows");
         let folder = self.out.join(layout::hour_folder(hour));
         storage::create_dir_all(&folder)?;
         let path = folder.join(layout::events_part(&self.node, first));
         let mut writer = Writer::create(&path, Arc::clone(&self.schema), properties())?;
-        let mut columns = Columns::new();
-        for (row, payload) in pending.rows() {
-            let Ok(Record::Event(event)) = record::decode(payload) else { unreachable!("it was decoded before") };
-            columns.push(&event, row);
-            if columns.rows == BATCH_ROWS {
-                writer.write(&columns.finish(&self.schema))?;
-            }
+        for batch in &pending.batches {
+            writer.write(batch)?;
         }
-        writer.write(&columns.finish(&self.schema))?;
+        if let Some(mut rest) = pending.columns.filter(|columns| columns.rows > 0) {
+            writer.write(&rest.finish())?;
+        }
         let covered = (parquet_file::COVERED_POSITION, pending.end.to_string());
         writer.commit([(parquet_file::NODE, self.node.clone()), covered])
     }
@@ -198,6 +189,7 @@ fn properties() -> WriterProperties {
 
 /// Arrow builders, in the order of the schema.
 struct Columns {
+    schema: SchemaRef,
     id: FixedSizeBinaryBuilder,
     position: Int64Builder,
     event_at: TimestampMillisecondBuilder,
@@ -218,6 +210,7 @@ impl Columns {
         let props = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
             .with_values_field(Field::new("value", DataType::Utf8, false));
         Self {
+            schema: schema(),
             id: FixedSizeBinaryBuilder::new(ID_LEN),
             position: Int64Builder::new(),
             event_at: TimestampMillisecondBuilder::new().with_timezone("UTC"),
@@ -232,14 +225,14 @@ impl Columns {
         }
     }
 
-    fn push(&mut self, event: &Event<'_>, row: Row) {
+    fn push(&mut self, position: u64, event: &Event<'_>, bot: bool) {
         use std::fmt::Write;
         self.ip.clear();
         if let Some(ip) = event.ip {
             write!(self.ip, "{ip}").expect("writing to a String does not fail");
         }
         self.id.append_value(event.id.uuid.as_bytes()).expect("an id is 16 bytes");
-        self.position.append_value(i64::try_from(row.position).expect("a log of 8 EiB"));
+        self.position.append_value(i64::try_from(position).expect("a log of 8 EiB"));
         self.event_at.append_value(event.event_at());
         self.received_at.append_value(event.received_at);
         let texts = [
@@ -257,7 +250,7 @@ impl Columns {
         self.texts.iter_mut().zip(texts).for_each(|(column, text)| column.append_value(text));
         self.value.append_option(event.value.map(|value| value.to_f64()));
         self.lost.append_value(event.lost.into());
-        self.bot.append_value(row.bot);
+        self.bot.append_value(bot);
         for (key, value) in &event.props {
             self.props.keys().append_value(key);
             self.props.values().append_value(value);
@@ -266,7 +259,7 @@ impl Columns {
         self.rows += 1;
     }
 
-    fn finish(&mut self, schema: &SchemaRef) -> RecordBatch {
+    fn finish(&mut self) -> RecordBatch {
         self.rows = 0;
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(self.id.finish()),
@@ -281,6 +274,6 @@ impl Columns {
             Arc::new(self.bot.finish()),
             Arc::new(self.props.finish()),
         ]);
-        RecordBatch::try_new(Arc::clone(schema), columns).expect("columns as in the schema")
+        RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("columns as in the schema")
     }
 }

@@ -157,7 +157,7 @@ impl Hours {
         }
         if fate != Fate::Duplicate && record.end > state.events_covered {
             let before = state.pending.bytes();
-            state.pending.push(record, fate == Fate::Bot);
+            state.pending.push(record, event, fate == Fate::Bot);
             self.pending_bytes += state.pending.bytes() - before;
             state.since.get_or_insert_with(Instant::now);
         }
@@ -174,10 +174,9 @@ impl Hours {
         let all = due.all || self.is_full();
         for state in &mut self.states {
             if state.pending.first_position().is_some() && (all || state.is_gathered(due, self.bounds)) {
-                self.events.write(state.hour, &state.pending)?;
                 state.events_covered = state.pending.end();
                 self.pending_bytes -= state.pending.bytes();
-                state.pending = Pending::default();
+                self.events.write(state.hour, std::mem::take(&mut state.pending))?;
             }
         }
         for state in &mut self.states {

@@ -123,7 +123,8 @@ impl Batch {
         })
     }
 
-    pub(super) fn counts(&self) -> &Counts {
+    /// What has its outcome already.
+    pub fn counts(&self) -> &Counts {
         &self.counts
     }
 

@@ -6,9 +6,9 @@
 //!                     supply: the next segment, ready before it is needed
 //! ```
 //!
-//! One thread writes ([`writer`]); it never waits for the disk unless a whole segment fills before the next one
-//! is ready. A second one syncs and seals ([`syncer`]), a third one prepares segments ([`supply`]).
-//! What a crash leaves is made a sealed segment again by [`recovery`] before anything is appended.
+//! One thread writes (`writer`); it never waits for the disk unless a whole segment fills before the next one
+//! is ready. A second one syncs and seals (`syncer`), a third one prepares segments (`supply`).
+//! What a crash leaves is made a sealed segment again by `recovery` before anything is appended.
 //! All system calls and the mapped memory are in [`storage`].
 
 mod active;
@@ -38,7 +38,7 @@ use supply::Supply;
 
 /// How many batches may wait for the writer. With the batches of a busy front (some 64 KiB) that is 64 MiB and
 /// about a tenth of a second of appending.
-const QUEUE_LEN: usize = 1024;
+pub const QUEUE_LEN: usize = 1024;
 /// How many emptied batches wait to be used again.
 const RECYCLED_LEN: usize = 64;
 
@@ -168,6 +168,14 @@ impl Appender {
         result.map_err(|error| match error {
             TrySendError::Full(batch) | TrySendError::Disconnected(batch) => batch,
         })
+    }
+
+    /// A way to a log whose writer never comes: the channel has room for so many batches.
+    #[cfg(test)]
+    pub(crate) fn to_nobody(room: usize) -> (Self, Receiver<Batch>) {
+        let (queue, batches) = bounded(room);
+        let status = Arc::new(Status::new(&Recovered::default()));
+        (Self { queue, recycled: bounded(0).1, status }, batches)
     }
 
     /// Whether events are shed for the disk right now.
