@@ -115,7 +115,7 @@ impl Metrics {
         let mismatches = compaction.ledger_mismatches();
         self.ledger_mismatches.increment(mismatches - state.mismatches);
         state.mismatches = mismatches;
-        state.published = Some(compaction.log_time());
+        state.published = Some(compaction.log_time()).filter(|time| *time > 0);
         self.passes.increment(1);
         self.open_hours.set(compaction.open_hours() as f64);
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a double; milliseconds fit")]
