@@ -8,9 +8,11 @@
 //! The rule kept here: the folder's lock comes before anything that touches the log or takes a port, and the
 //! log is finished after the last worker has handed over its last batch.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tallylight_proto::layout;
@@ -19,7 +21,7 @@ use tallylight_service::recorder::RecorderError;
 use tallylight_service::{AdminServer, Pages, recorder};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::http;
 use crate::ids::IdMaker;
@@ -37,6 +39,9 @@ use crate::worker::Worker;
 
 /// Descriptors that are not connections: segments, sockets, the event loops, the admin port.
 const OTHER_DESCRIPTORS: u64 = 256;
+/// How long the data folder may be locked by somebody else, and how often that is asked.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the collector does not run, or runs no longer.
 #[derive(Debug, Error)]
@@ -96,7 +101,7 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
         let signals = Signals::new()?;
         let sites = Sites::load(&settings.site, settings.site_file.as_deref())?;
         storage::create_folder(&settings.data)?;
-        let lock = storage::lock(&settings.data.join(layout::LOCK))?;
+        let lock = lock(&settings.data.join(layout::LOCK)).await?;
         let lock = lock.ok_or_else(|| RunError::Locked { data: settings.data.clone() })?;
         let result = serve(settings, sites, signals).await;
         if result.is_err() {
@@ -108,6 +113,18 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
     // after a failure there may be threads that would be waited for in vain
     runtime.shutdown_background();
     result
+}
+
+/// Takes the data folder's lock. A compactor that asks whether a collector is there holds it for a moment.
+async fn lock(path: &Path) -> Result<Option<File>, StorageError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let lock = storage::lock(path)?;
+        if lock.is_some() || Instant::now() >= deadline {
+            return Ok(lock);
+        }
+        sleep(LOCK_PAUSE).await;
+    }
 }
 
 async fn serve(settings: Settings, sites: Sites, mut signals: Signals) -> Result<(), RunError> {

@@ -125,6 +125,11 @@ impl Compaction {
         Ok(self.reader.look()?)
     }
 
+    /// The same, leaving the collector until the next look to sync what it has committed.
+    pub fn look_patiently(&mut self) -> Result<(), CompactError> {
+        Ok(self.reader.look_patiently()?)
+    }
+
     /// Reads on: to the end, until there is enough to be published, until this time, or until told to stop.
     pub fn read(&mut self, until: Option<Instant>, stop: &AtomicBool) -> Result<Progress, CompactError> {
         let sorter = &mut self.sorter;
@@ -152,6 +157,9 @@ impl Compaction {
         let complete_now = self.complete_through(now);
 
         self.sorter.index.flush(place.position)?;
+        // Aggregates would go out before their event rows. Should the log be set back to what the collector has
+        // synced, the rows could never follow, so here they go together.
+        let all = all || self.reader.is_ahead_of_syncs();
         self.sorter.hours.publish(Due { complete_before, complete_now, all })?;
 
         let unpublished = self.sorter.hours.unpublished_from();
@@ -168,6 +176,7 @@ impl Compaction {
         if self.commit.as_ref() != Some(&commit) {
             commit.write(&self.config.out, &self.config.node, &self.config.by)?;
             self.commit = Some(commit);
+            self.sorter.index.after_commit()?;
         }
         Ok(())
     }
@@ -259,6 +268,8 @@ impl Sorter {
     fn take(&mut self, item: Item<'_>) -> Result<(), CompactError> {
         match item {
             Item::Lost(lost) => self.lost(lost),
+            // the collector counts again from where it was set back to
+            Item::SetBack => self.ledger = LedgerCheck::default(),
             Item::Record(framed) => match record::decode(framed.payload) {
                 Ok(Record::Event(event)) => self.event(&framed, &event)?,
                 Ok(Record::Ledger(ledger)) => self.ledger(&framed, &ledger),

@@ -61,7 +61,7 @@ fn print(data: &Path, wanted: &Inspect, mut out: impl Write) -> Result<(), Inspe
     reader.read(|item| {
         let printed = match item {
             Item::Record(framed) if framed.position >= from => print_record(&framed, wanted, &mut out)?,
-            Item::Record(_) => false,
+            Item::Record(_) | Item::SetBack => false,
             Item::Lost(lost) => {
                 let (position, end) = (lost.position, lost.end);
                 tracing::warn!(position, end, records = lost.records, "not there: {}", lost.cause.text());

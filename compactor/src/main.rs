@@ -10,6 +10,7 @@ use tallylight_compactor::inspect::inspect;
 use tallylight_compactor::metrics::Metrics;
 use tallylight_compactor::run::{self, Outcome, RunError};
 use tallylight_compactor::settings::{Command, Settings};
+use tallylight_compactor::state_folder::require_log;
 use tallylight_compactor::stop::Stop;
 use tallylight_compactor::verify::verify;
 use tallylight_service::admin::Serving;
@@ -36,10 +37,12 @@ fn run(settings: &Settings) -> Result<ExitCode> {
     let stdout = || io::BufWriter::new(io::stdout().lock());
     match &settings.command {
         Some(Command::Inspect(wanted)) => {
+            require_log(data).map_err(RunError::from)?;
             inspect(data, wanted, stdout())?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Verify) => {
+            require_log(data).map_err(RunError::from)?;
             let findings = verify(data, stdout())?;
             Ok(if findings.damaged_places == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

@@ -1,7 +1,7 @@
 //! Lets go of segments that are compacted.
 //!
-//! The rule: **a segment goes only when the commit is past it, and the last one never goes**, since it carries on
-//! positions and ordinals. It goes when it is older than `--retain`, or sooner while the disk has less free than
+//! The rule: **a segment goes only when the commit is past it and it is sealed, and the last one never goes**, since
+//! it carries on positions and ordinals. One that is not sealed yet the collector is still about to write to. It goes when it is older than `--retain`, or sooner while the disk has less free than
 //! twice what the collector reserves. Two become spares, which the collector uses again without asking the disk
 //! for space; the others are deleted. Spares are the collector's, and never deleted here.
 
@@ -38,6 +38,10 @@ impl Release {
             }
             let next_file = SegmentFile::open(&log, *next)?;
             let Ok(next_page) = next_file.page()? else { break };
+            // one whose header is lost will never be sealed, and is only ever deleted
+            if SegmentFile::open(&log, *base)?.page()?.is_ok_and(|page| page.sealed.is_none()) {
+                break;
+            }
             let is_old = next_file.begun_at(&next_page)?.is_some_and(|begun| begun < self.ended_before);
             if !is_old && !is_short_of_space(&log, &next_page)? {
                 break;

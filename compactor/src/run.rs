@@ -132,7 +132,11 @@ fn pass(
     once: bool,
 ) -> Result<(), RunError> {
     release(compaction, metrics, clock::now())?;
-    compaction.look()?;
+    if once {
+        compaction.look()?
+    } else {
+        compaction.look_patiently()?
+    }
     loop {
         let until = (!once).then(|| Instant::now() + settings.running.every.duration());
         let progress = compaction.read(until, stop.flag())?;

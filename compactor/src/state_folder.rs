@@ -26,6 +26,12 @@ pub enum StateError {
         /// As given.
         path: PathBuf,
     },
+    /// There is nothing to look at.
+    #[error("there is no log folder {}", path.display())]
+    NoLog {
+        /// Where it would be.
+        path: PathBuf,
+    },
     /// A second compactor.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -63,7 +69,11 @@ pub enum StateError {
 impl StateError {
     /// Whether other arguments would help, and trying again would not.
     pub fn is_unusable(&self) -> bool {
-        matches!(self, Self::NoData { .. } | Self::Lock(LockError::Held { .. }) | Self::Changed { .. })
+        match self {
+            Self::NoData { .. } | Self::NoLog { .. } | Self::Changed { .. } => true,
+            Self::Lock(error) => matches!(error, LockError::Held { .. }),
+            Self::Storage(_) | Self::Settings { .. } | Self::NoNode { .. } => false,
+        }
     }
 }
 
@@ -83,6 +93,12 @@ pub struct Settled {
     pub out: PathBuf,
     /// More columns to group by.
     pub by: Vec<By>,
+}
+
+/// Says if there is no log, to whoever would take nothing for a good sign.
+pub fn require_log(data: &Path) -> Result<(), StateError> {
+    let path = data.join(layout::LOG);
+    if path.is_dir() { Ok(()) } else { Err(StateError::NoLog { path }) }
 }
 
 impl StateFolder {

@@ -52,6 +52,7 @@ pub fn verify(data: &Path, mut out: impl Write) -> Result<Findings, VerifyError>
     let mut ledger = LedgerCheck::default();
     reader.read(|item| {
         match item {
+            Item::SetBack => ledger = LedgerCheck::default(),
             Item::Lost(lost) => {
                 ledger.lost(lost.records);
                 findings.lost(lost);

@@ -37,6 +37,8 @@ pub enum Item<'a> {
     Record(Framed<'a>),
     /// Something that is not there any more.
     Lost(Lost),
+    /// From here on ordinals are used again: a power cut took records that were read already, though they were synced.
+    SetBack,
 }
 
 /// Something that is not there any more.
@@ -134,3 +136,6 @@ pub fn bases(folder: &Path) -> Result<Vec<u64>, StorageError> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

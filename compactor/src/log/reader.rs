@@ -6,7 +6,7 @@
 //! marks promise: after a power cut they may be older than the records.
 //!
 //! What is handed out for [`Purpose::Cover`] is on disk: a segment that is not synced as far as it is read is
-//! synced here first. At the end of the log, a hole with nothing behind it is left alone: whether it is one is
+//! synced here first. Whoever follows the log leaves that to the collector, as long as it does so between two looks. At the end of the log, a hole with nothing behind it is left alone: whether it is one is
 //! only known when the collector has recovered.
 
 use std::ops::ControlFlow;
@@ -58,6 +58,12 @@ pub struct Reader {
     begun: Option<(Place, u64)>,
     /// The header that was found unreadable at the end of the log: said once.
     said: Option<u64>,
+    /// Whether the collector may take until the next look to sync what it has committed.
+    is_patient: bool,
+    /// Up to where the log was committed at the last look, where it was not synced.
+    unsynced: Option<u64>,
+    /// Whether something was read since the last look that only this reader has synced.
+    is_ahead_of_syncs: bool,
 }
 
 /// The segment being read.
@@ -84,14 +90,31 @@ impl Reader {
             current: None,
             begun: None,
             said: None,
+            is_patient: false,
+            unsynced: None,
+            is_ahead_of_syncs: false,
         }
     }
 
     /// Looks again at what there is. Nothing that is written afterwards is read before the next look.
     pub fn look(&mut self) -> Result<(), LogError> {
         self.current = None;
+        self.is_ahead_of_syncs = false;
         self.bases = bases(&self.folder)?;
         Ok(())
+    }
+
+    /// The same, leaving what the collector has not synced for the next look: only if it has not done so by then,
+    /// because it is dead or syncs seldom, it is synced and read here.
+    pub fn look_patiently(&mut self) -> Result<(), LogError> {
+        self.is_patient = true;
+        self.look()
+    }
+
+    /// Whether something was read since the last look that the collector has not said to be on disk. It is, but a
+    /// log that is set back to what the collector vouches for would not have it.
+    pub fn is_ahead_of_syncs(&self) -> bool {
+        self.is_ahead_of_syncs
     }
 
     /// Begins with the segment that holds this position, at its first record.
@@ -279,6 +302,7 @@ impl Reader {
                             segment = %file.path().display(), first, expected,
                             "the log was set back by a power cut: ordinals are used again"
                         );
+                        let _ = take(Item::SetBack)?;
                         first
                     }
                     (expected, first) => first.or(expected).unwrap_or(0),
@@ -292,10 +316,18 @@ impl Reader {
         }
         self.salt = Some(page.header.salt);
 
-        let (end, leave_for, is_final) = self.end_of(&file, &page, at).map_err(LogError::from)?;
-        let is_synced = page.sealed.is_some() || page.synced.is_some_and(|synced| synced.length >= end.length);
+        let (mut end, mut leave_for, mut is_final) = self.end_of(&file, &page, at).map_err(LogError::from)?;
+        let synced = page.synced.unwrap_or(Mark { length: HEADER_LEN as u64, ordinal: from.ordinal });
+        let is_synced = page.sealed.is_some() || synced.length >= end.length;
         if self.purpose == Purpose::Cover && !is_synced && end.length > from.length {
-            file.sync().map_err(LogError::from)?;
+            let committed = base + end.length;
+            let last = self.unsynced.replace(committed);
+            if self.is_patient && last.is_none_or(|last| last <= base + synced.length) {
+                (end, leave_for, is_final) = (synced, None, false);
+            } else {
+                file.sync().map_err(LogError::from)?;
+                self.is_ahead_of_syncs = true;
+            }
         }
         let end_ordinal = (end.ordinal != UNKNOWN_ORDINAL).then_some(end.ordinal);
         let framing = Framing::new(page.header.salt, base);

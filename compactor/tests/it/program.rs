@@ -139,6 +139,11 @@ fn without_a_log_once_says_so_and_without_a_folder_it_is_an_error() {
     assert_eq!(done.status.code(), Some(2));
     assert!(text(&done.stderr).contains("no data folder"), "{}", text(&done.stderr));
     assert!(!folder.path().join("x").exists());
+    for looking in ["inspect", "verify"] {
+        let done = compactor(folder.path(), &[looking]);
+        assert_eq!(done.status.code(), Some(2), "{looking}");
+        assert!(text(&done.stderr).contains("no log folder"), "{}", text(&done.stderr));
+    }
 }
 
 #[test]

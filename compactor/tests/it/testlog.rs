@@ -162,6 +162,11 @@ impl TestLog {
         self.begin(at);
     }
 
+    /// Goes on counting as a collector that a power cut set back.
+    pub fn set_back(&mut self, ordinal: u64, counts: Counts) {
+        (self.ordinal, self.counts) = (ordinal, counts);
+    }
+
     /// What recovery writes: holes that are torn.
     pub fn write_holes(&self, ranges: &[(u64, u64)]) {
         let mut holes = Holes::default();

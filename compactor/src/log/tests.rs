@@ -1,0 +1,115 @@
+//! What a reader does while segments come and go.
+
+use std::ops::ControlFlow;
+
+use tallylight_proto::segment::{HEADER_LEN, MarkKind};
+
+use super::*;
+use crate::testlog::{self, START, TestLog, event};
+
+/// Everything there is: how many records, and what is lost.
+fn read(reader: &mut Reader) -> Result<(usize, Vec<Lost>), LogError> {
+    let (mut records, mut lost) = (0, Vec::new());
+    reader.look()?;
+    reader.read(|item| {
+        match item {
+            Item::Record(_) => records += 1,
+            Item::Lost(gone) => lost.push(gone),
+            Item::SetBack => panic!("no power cut here"),
+        }
+        Ok::<_, LogError>(ControlFlow::Continue(()))
+    })?;
+    Ok((records, lost))
+}
+
+#[test]
+fn a_segment_that_gets_another_use_while_it_is_looked_at_is_no_damage() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 4 << 20);
+    (0..8000).for_each(|n| log.events([&event(n, 0)]));
+    let first = log.path();
+    log.next_segment(START);
+    log.commit();
+    let twin = testlog::folder();
+    let other = TestLog::with_salt(twin.path(), 4 << 20, 99);
+    let recycled = std::fs::read(other.path()).unwrap();
+
+    let mut reader = Reader::new(folder.path(), Purpose::Look, None);
+    reader.look().unwrap();
+    let (mut records, mut lost) = (0, 0);
+    reader
+        .read(|item| {
+            records += usize::from(matches!(item, Item::Record(_)));
+            lost += usize::from(matches!(item, Item::Lost(_)));
+            if records == 1 {
+                // the file stays the same one, as it does when the collector uses it again
+                std::fs::write(&first, &recycled).unwrap();
+            }
+            Ok::<_, LogError>(ControlFlow::Continue(()))
+        })
+        .unwrap();
+    assert_eq!(lost, 0);
+    assert!((2..8000).contains(&records), "what was in memory, and the next segment: {records}");
+}
+
+#[test]
+fn a_bad_copy_in_the_header_is_told_and_costs_nothing() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.commit();
+    log.patch(16, &[0xff]);
+    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+    let (records, lost) = read(&mut reader).unwrap();
+    assert_eq!((records, lost.len()), (2, 1));
+    assert_eq!((lost[0].cause, lost[0].records, lost[0].position), (Cause::HeaderPart, 0, 0));
+    log.event(&event(2, 0));
+    log.commit();
+    assert_eq!(read(&mut reader).unwrap(), (1, vec![]), "told once");
+}
+
+#[test]
+fn a_segment_of_which_nothing_was_read_may_be_made_again() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.next_segment(START);
+    // prepared only: no record is committed
+    let nothing = tallylight_proto::segment::Mark { length: HEADER_LEN as u64, ordinal: 2 };
+    log.write_mark(MarkKind::Committed, nothing);
+    log.write_mark(MarkKind::Synced, nothing);
+    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+    assert_eq!(read(&mut reader).unwrap(), (2, vec![]));
+    let place = reader.place().unwrap();
+    assert_eq!(place.0.position, log.base() + HEADER_LEN as u64);
+
+    let begun = log.path();
+    std::fs::remove_file(&begun).unwrap();
+    let from = |place| Reader::new(folder.path(), Purpose::Cover, Some(place));
+    assert_eq!(read(&mut from(place)).unwrap(), (0, vec![]), "a collector that starts makes it again");
+    let twin = testlog::folder();
+    let mut other = TestLog::with_salt(twin.path(), 1 << 20, 99);
+    other.event(&event(1, 0));
+    other.next_segment(START);
+    std::fs::copy(other.path(), &begun).unwrap();
+    assert_eq!(read(&mut from(place)).unwrap(), (1, vec![]));
+}
+
+#[test]
+fn an_unreadable_segment_is_counted_by_its_neighbours() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.next_segment(START);
+    (2..7).for_each(|n| log.events([&event(n, 0)]));
+    let bad = (log.path(), log.base());
+    log.next_segment(START);
+    log.event(&event(8, 0));
+    log.commit();
+    std::fs::write(&bad.0, b"something else").unwrap();
+    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+    let (records, lost) = read(&mut reader).unwrap();
+    assert_eq!(records, 4);
+    assert_eq!(lost.iter().map(|lost| (lost.base, lost.records)).collect::<Vec<_>>(), [(bad.1, 6)]);
+    assert!(matches!(lost[0].cause, Cause::Header(_)));
+}
