@@ -42,6 +42,8 @@ const INDEX: &str = "index";
 const RECORDS_A_LOOK: u32 = 4096;
 /// User agents whose verdict is kept: there are a few thousand in use.
 const USER_AGENTS: usize = 1 << 14;
+/// Longer ones are judged each time: those in use are not.
+const USER_AGENT_BYTES: usize = 1024;
 /// Damaged places that are told on the log each time it is read.
 const PLACES_TOLD: u32 = 20;
 /// The hours whose files a commit vouches for: an event is at most 7 days old when it is received.
@@ -119,6 +121,11 @@ impl Compaction {
         Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit })
     }
 
+    /// What is compacted to where.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Looks how far the log has got. Later records are left for the next look.
     pub fn look(&mut self) -> Result<(), CompactError> {
         self.sorter.told = 0;
@@ -188,6 +195,14 @@ impl Compaction {
         Ok(Release { below: commit.snapshot.place.position, ended_before }.run(&self.config.data)?)
     }
 
+    /// Has the index made again at the next start, after it was found damaged.
+    pub fn discard_index(config: &Config) {
+        let folder = config.data.join(layout::COMPACTOR).join(INDEX);
+        if let Err(error) = Index::reset(&folder, config.index_limits) {
+            tracing::error!(%error, "the damaged id index cannot be removed");
+        }
+    }
+
     /// What was counted up to where it has read.
     pub fn counts(&self) -> Counts {
         self.sorter.counts
@@ -198,7 +213,7 @@ impl Compaction {
         self.sorter.mismatches
     }
 
-    /// The latest time that the log has told so far.
+    /// The time that the log told last. A clock that was set back takes it back, too.
     pub fn log_time(&self) -> Millis {
         self.sorter.log_time
     }
@@ -307,13 +322,13 @@ impl Sorter {
                 self.counts.client_lost += u64::from(event.lost);
             }
         }
-        self.log_time = self.log_time.max(event.received_at);
+        self.log_time = event.received_at;
         self.ledger.event();
         Ok(())
     }
 
     fn ledger(&mut self, framed: &Framed<'_>, ledger: &Ledger) {
-        self.log_time = self.log_time.max(ledger.at);
+        self.log_time = ledger.at;
         if let Some(mismatch) = self.ledger.check(&ledger.counts) {
             self.mismatches += 1;
             tracing::error!(position = framed.position, "the collector's ledger does not add up: {}", mismatch.text());
@@ -355,7 +370,9 @@ impl Sorter {
         if self.user_agents.len() >= USER_AGENTS {
             self.user_agents.clear();
         }
-        self.user_agents.insert(user_agent.into(), is_crawler);
+        if user_agent.len() <= USER_AGENT_BYTES {
+            self.user_agents.insert(user_agent.into(), is_crawler);
+        }
         is_crawler
     }
 }

@@ -16,6 +16,8 @@ use crate::visitors::Visitors;
 pub const BASE_COLUMNS: [&str; 3] = ["site", "event", "target"];
 /// With all of `--by`.
 pub const MAX_COLUMNS: usize = 6;
+/// What a group takes besides its text: more, up to 4 KiB, only where it has many visitors.
+const GROUP_BYTES: usize = 300;
 
 /// A column that `--by` adds to the key of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -179,12 +181,18 @@ pub struct Groups {
     table: HashTable<u32>,
     hasher: RandomState,
     groups: Vec<Group>,
+    bytes: usize,
 }
 
 impl Groups {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.groups.len()
+    }
+
+    /// About how many bytes they take: their texts, and what a group with few visitors takes besides.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether there is none.
@@ -201,6 +209,7 @@ impl Groups {
             None => {
                 let place = u32::try_from(groups.len()).expect("memory ends before four billion groups");
                 groups.push(Group::new(key));
+                self.bytes += GROUP_BYTES + key.parts().iter().map(|part| part.len()).sum::<usize>();
                 let columns = key.columns;
                 let hasher = &self.hasher;
                 let of_group = |place: &u32| {

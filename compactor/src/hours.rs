@@ -28,14 +28,13 @@ pub struct Bounds {
     pub part_bytes: usize,
     /// Bytes of records, over all hours, from which on all are published.
     pub pending_bytes: usize,
-    /// Groups, over all hours, from which on hours are published and forgotten. About 300 bytes each, and up to 4 KiB
-    /// where a group has many visitors.
-    pub groups: usize,
+    /// Bytes of groups, over all hours, from which on hours are published and forgotten.
+    pub group_bytes: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { part_bytes: 64 << 20, pending_bytes: 256 << 20, groups: 1 << 20 }
+        Self { part_bytes: 64 << 20, pending_bytes: 256 << 20, group_bytes: 320 << 20 }
     }
 }
 
@@ -58,8 +57,8 @@ pub enum HourError {
     File(#[from] FileError),
     /// Its file is older than the commit, or gone.
     #[error(
-        "{} covers its hour up to position {covered}, but was published up to {published}: put the file back, \
-         or remove the output and the compactor's folder to compact the whole log again",
+        "{} covers its hour up to position {covered}, but was published up to {published}: put the file back; only \
+         while the log still has all of that hour can it be made anew, by removing the output and the compactor's folder",
         path.display()
     )]
     Behind {
@@ -114,7 +113,7 @@ pub struct Hours {
     /// Up to where hours' files cover them, as committed and published since.
     published: BTreeMap<Hour, u64>,
     bounds: Bounds,
-    groups: usize,
+    group_bytes: usize,
     pending_bytes: usize,
 }
 
@@ -129,7 +128,7 @@ impl Hours {
             places: HashMap::new(),
             last: None,
             published,
-            groups: 0,
+            group_bytes: 0,
             pending_bytes: 0,
         }
     }
@@ -143,14 +142,14 @@ impl Hours {
         };
         let state = &mut self.states[place];
         if record.end > state.grouped {
-            let before = state.groups.len();
+            let before = state.groups.bytes();
             let measures = state.groups.of(&Key::of(event, self.hourly.by()));
             match fate {
                 Fate::Counted => measures.count(event),
                 Fate::Bot => measures.bot_events += 1,
                 Fate::Duplicate => measures.duplicates += 1,
             }
-            self.groups += state.groups.len() - before;
+            self.group_bytes += state.groups.bytes() - before;
             state.grouped = record.end;
             state.dirty_from.get_or_insert(record.position);
             state.since.get_or_insert_with(Instant::now);
@@ -166,7 +165,7 @@ impl Hours {
 
     /// Whether so much is in memory that it should be published before more is read.
     pub fn is_full(&self) -> bool {
-        self.pending_bytes >= self.bounds.pending_bytes || self.groups >= self.bounds.groups
+        self.pending_bytes >= self.bounds.pending_bytes || self.group_bytes >= self.bounds.group_bytes
     }
 
     /// Publishes what is due: first events, then aggregates.
@@ -200,11 +199,12 @@ impl Hours {
 
     /// Forgets hours of which nothing waits: those that are complete, and when there is too much in memory all.
     fn forget(&mut self, due: Due) {
-        let is_full = self.states.iter().map(|state| state.groups.len()).sum::<usize>() >= self.bounds.groups;
+        let bytes = |states: &[State]| states.iter().map(|state| state.groups.bytes()).sum::<usize>();
+        let is_full = bytes(&self.states) >= self.bounds.group_bytes;
         self.states.retain(|state| state.unpublished_from().is_some() || (state.is_open(due) && !is_full));
         self.places = self.states.iter().enumerate().map(|(place, state)| (state.hour, place)).collect();
         self.last = None;
-        self.groups = self.states.iter().map(|state| state.groups.len()).sum();
+        self.group_bytes = bytes(&self.states);
     }
 
     /// The position of the first record that is not in both outputs.

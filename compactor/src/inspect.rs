@@ -17,9 +17,9 @@ use thiserror::Error;
 use crate::log::{Item, LogError, Purpose, Reader};
 use crate::settings::Inspect;
 
-/// Why it could not be printed.
+/// Why the log could not be looked at.
 #[derive(Debug, Error)]
-pub enum InspectError {
+pub enum LookError {
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -41,14 +41,14 @@ struct Line<'a> {
 }
 
 /// Prints records, in log order. What is lost is told on the program's own log. That nobody reads on is no error.
-pub fn inspect(data: &Path, wanted: &Inspect, out: impl Write) -> Result<(), InspectError> {
+pub fn inspect(data: &Path, wanted: &Inspect, out: impl Write) -> Result<(), LookError> {
     match print(data, wanted, out) {
-        Err(InspectError::Print { source }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(LookError::Print { source }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }
 }
 
-fn print(data: &Path, wanted: &Inspect, mut out: impl Write) -> Result<(), InspectError> {
+fn print(data: &Path, wanted: &Inspect, mut out: impl Write) -> Result<(), LookError> {
     // positions between records are taken as well, so the segment is read from its beginning
     let from = wanted.from.unwrap_or(0);
     let mut reader = Reader::new(data, Purpose::Look, None);
@@ -69,12 +69,12 @@ fn print(data: &Path, wanted: &Inspect, mut out: impl Write) -> Result<(), Inspe
             }
         };
         left -= u64::from(printed);
-        Ok::<_, InspectError>(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok::<_, LookError>(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     Ok(out.flush()?)
 }
 
-fn print_record(framed: &Framed<'_>, wanted: &Inspect, out: &mut impl Write) -> Result<bool, InspectError> {
+fn print_record(framed: &Framed<'_>, wanted: &Inspect, out: &mut impl Write) -> Result<bool, LookError> {
     let (position, ordinal) = (framed.position, framed.ordinal);
     match record::decode(framed.payload) {
         Ok(Record::Event(event)) => {

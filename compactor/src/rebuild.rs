@@ -11,7 +11,7 @@ use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use tallylight_proto::time::{Hour, MAX_AGE_MS, Millis};
+use tallylight_proto::time::{DAY_MS, Hour, MAX_AGE_MS, Millis};
 use uuid::Uuid;
 
 use crate::compaction::CompactError;
@@ -20,7 +20,7 @@ use crate::index::{Index, Limits};
 use crate::parquet_file::{FileError, because};
 use crate::storage;
 
-/// Begins the index anew with the events that are published and were received within the last 7 days of log time.
+/// Begins the index anew with the events that are published and were received within the last 8 days of log time.
 /// It then is one through this position.
 pub fn rebuild(
     folder: &Path,
@@ -30,7 +30,8 @@ pub fn rebuild(
     through: u64,
 ) -> Result<Index, CompactError> {
     let mut index = Index::reset(folder, limits)?;
-    let received_from = log_time.saturating_sub(MAX_AGE_MS);
+    // a day more than is needed, as the index itself does
+    let received_from = log_time.saturating_sub(MAX_AGE_MS + DAY_MS);
     let mut copies = 0_u64;
     // an event may have been up to 7 days old when it was received
     for hour in events.hours_from(Hour::of(received_from.saturating_sub(MAX_AGE_MS)))? {

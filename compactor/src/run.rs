@@ -13,7 +13,7 @@ use crate::clock;
 use crate::commit::CommitError;
 use crate::compaction::{CompactError, Compaction, Config};
 use crate::hours::Bounds;
-use crate::index::Limits;
+use crate::index::{IndexError, Limits};
 use crate::log::{Progress, bases};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -42,6 +42,13 @@ impl RunError {
     }
 }
 
+impl RunError {
+    /// Whether the id index must be made again before anything else.
+    fn is_damaged_index(&self) -> bool {
+        matches!(self, Self::Compact(CompactError::Index(IndexError::Corrupt { .. })))
+    }
+}
+
 /// What came of `--once`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -63,7 +70,15 @@ pub fn once(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<Outco
     if compaction.commit().is_none() && has_no_log(settings)? {
         return Ok(Outcome::NoLog);
     }
-    pass(&mut compaction, settings, metrics, stop, true)?;
+    if let Err(error) = pass(&mut compaction, settings, metrics, stop, true) {
+        if !error.is_damaged_index() {
+            return Err(error);
+        }
+        tracing::warn!("{}: it is made again from events", chain(&error));
+        Compaction::discard_index(compaction.config());
+        compaction = open(settings, &state)?;
+        pass(&mut compaction, settings, metrics, stop, true)?;
+    }
     Ok(Outcome::Done)
 }
 
@@ -79,7 +94,9 @@ pub fn follow(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<(),
                 let text = chain(&error);
                 tracing::error!("cannot compact, trying again: {text}");
                 metrics.ended(Some(text));
-                compaction = None;
+                if let Some(compaction) = compaction.take().filter(|_| error.is_damaged_index()) {
+                    Compaction::discard_index(compaction.config());
+                }
             }
             Ok(()) => metrics.ended(None),
         }

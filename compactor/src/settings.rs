@@ -86,6 +86,7 @@ pub struct Running {
     pub follow: bool,
     /// How often --follow publishes.
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", env = "TALLYLIGHT_EVERY", hide_env = true)]
+    #[arg(value_parser = some_time)]
     pub every: Period,
     /// Where /metrics, /healthz and /readyz are, or `off` [default: 127.0.0.1:9601 with --follow, else off].
     #[arg(long, global = true, value_name = "ADDR", env = "TALLYLIGHT_ADMIN", hide_env = true)]
@@ -126,6 +127,12 @@ impl Settings {
             None => self.running.follow.then_some(DEFAULT_ADMIN),
         }
     }
+}
+
+/// A period that is longer than nothing.
+fn some_time(text: &str) -> Result<Period, Box<dyn std::error::Error + Send + Sync>> {
+    let period: Period = text.parse()?;
+    if period.millis() == 0 { Err("must be longer than nothing".into()) } else { Ok(period) }
 }
 
 /// An address, or none.
@@ -205,6 +212,12 @@ impl fmt::Display for Admin {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn publishing_without_a_pause_is_refused() {
+        let error = Settings::try_parse_from(["tallylight-compactor", "--follow", "--every", "0s"]).unwrap_err();
+        assert!(error.to_string().contains("--every"), "{error}");
+    }
 
     fn parse(line: &str) -> Settings {
         let words = ["tallylight-compactor"].into_iter().chain(line.split_whitespace());

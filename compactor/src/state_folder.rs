@@ -47,6 +47,18 @@ pub enum StateError {
         /// The compactor's folder.
         folder: PathBuf,
     },
+    /// Something else is where the output was.
+    #[error(
+        "{} is not the output that this log was compacted to, it has no watermark folder: is a disk not mounted? To \
+         compact what is left of the log to a new output, remove {}",
+        out.display(), folder.display()
+    )]
+    NotTheOutput {
+        /// The output folder.
+        out: PathBuf,
+        /// The compactor's folder.
+        folder: PathBuf,
+    },
     /// The disk.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -72,7 +84,7 @@ impl StateError {
         match self {
             Self::NoData { .. } | Self::NoLog { .. } | Self::Changed { .. } => true,
             Self::Lock(error) => matches!(error, LockError::Held { .. }),
-            Self::Storage(_) | Self::Settings { .. } | Self::NoNode { .. } => false,
+            Self::NotTheOutput { .. } | Self::Storage(_) | Self::Settings { .. } | Self::NoNode { .. } => false,
         }
     }
 }
@@ -89,7 +101,7 @@ pub struct StateFolder {
 pub struct Settled {
     /// The node that the log is of.
     pub node: String,
-    /// The output folder, absolute.
+    /// The output folder: in the file relative to the data folder if it is within, else absolute.
     pub out: PathBuf,
     /// More columns to group by.
     pub by: Vec<By>,
@@ -120,23 +132,18 @@ impl StateFolder {
 
     /// Settles with what the log is compacted, or checks that it is with the same as before.
     pub fn settle(&self, data: &Path, out: &Path, by: &[By]) -> Result<Settled, StateError> {
-        storage::create_dir_all(out)?;
-        let out = std::path::absolute(out).and_then(|out| out.canonicalize());
-        let out = out.map_err(|source| StorageError { action: "find", path: self.folder.clone(), source })?;
         let path = self.folder.join(SETTINGS);
-        let before: Option<Settled> = match storage::read(&path) {
-            Ok(bytes) => {
-                let before = serde_json::from_slice(&bytes);
-                Some(before.map_err(|source| StateError::Settings { path: path.clone(), source })?)
-            }
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(error.into()),
-        };
-        let Some(before) = before else {
-            let settled = Settled { node: node_of(data)?, out, by: by.to_vec() };
-            storage::write_new(&path, &serde_json::to_vec_pretty(&settled).expect("texts"))?;
+        let data_folder = located(data)?;
+        let Some(before) = self.before(&path, &data_folder)? else {
+            storage::create_dir_all(&out.join(layout::WATERMARK))?;
+            let settled = Settled { node: node_of(data)?, out: located(out)?, by: by.to_vec() };
+            // an output within the data folder moves with it
+            let out = settled.out.strip_prefix(&data_folder).unwrap_or(&settled.out).to_owned();
+            let stored = Settled { out, ..settled.clone() };
+            storage::write_new(&path, &serde_json::to_vec_pretty(&stored).expect("texts"))?;
             return Ok(settled);
         };
+        let out = located(out)?;
         let changed = |flag, was: String, now: String| {
             Err(StateError::Changed { flag, was: was.into(), now: now.into(), folder: self.folder.clone() })
         };
@@ -146,8 +153,35 @@ impl StateFolder {
         if before.out != out {
             return changed("--out", before.out.display().to_string(), out.display().to_string());
         }
+        // an empty folder where the output was is a disk that is not mounted; one that is gone was removed
+        if out.is_dir() && !out.join(layout::WATERMARK).is_dir() {
+            return Err(StateError::NotTheOutput { out, folder: self.folder.clone() });
+        }
+        storage::create_dir_all(&out.join(layout::WATERMARK))?;
         Ok(before)
     }
+
+    /// As it was settled at the first run.
+    fn before(&self, path: &Path, data: &Path) -> Result<Option<Settled>, StateError> {
+        let bytes = match storage::read(path) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            read => read?,
+        };
+        let stored: Settled =
+            serde_json::from_slice(&bytes).map_err(|source| StateError::Settings { path: path.to_owned(), source })?;
+        let out = data.join(&stored.out);
+        Ok(Some(Settled { out, ..stored }))
+    }
+}
+
+/// Where a folder really is; as far as it is there.
+fn located(folder: &Path) -> Result<PathBuf, StorageError> {
+    let failed = |source| StorageError { action: "find", path: folder.to_owned(), source };
+    let absolute = std::path::absolute(folder).map_err(failed)?;
+    let Some(there) = absolute.ancestors().find(|ancestor| ancestor.exists()) else { return Ok(absolute) };
+    let rest = absolute.strip_prefix(there).unwrap_or(Path::new("")).to_owned();
+    let there = there.canonicalize().map_err(failed)?;
+    Ok(if rest.as_os_str().is_empty() { there } else { there.join(rest) })
 }
 
 /// The node that a log is of.
@@ -187,6 +221,17 @@ mod tests {
         assert_eq!((&*settled.node, &settled.by[..]), ("web-1", &[By::Item][..]));
         assert_eq!(state.settle(data, &data.join("./out/../out"), &[By::Item]).unwrap(), settled);
         assert!(StateFolder::is_settled(data));
+
+        // a data folder that was moved is still the same
+        let stored = std::fs::read_to_string(data.join("compactor").join(SETTINGS)).unwrap();
+        assert!(stored.contains("\"out\": \"out\""), "{stored}");
+        // an output that was removed is made anew, one that is only not mounted is missed
+        std::fs::remove_dir_all(&out).unwrap();
+        assert_eq!(state.settle(data, &out, &[By::Item]).unwrap(), settled);
+        std::fs::remove_dir_all(out.join(layout::WATERMARK)).unwrap();
+        let unmounted = state.settle(data, &out, &[By::Item]).unwrap_err();
+        assert!(!unmounted.is_unusable() && unmounted.to_string().contains("not mounted"), "{unmounted}");
+        storage::create_dir_all(&out.join(layout::WATERMARK)).unwrap();
 
         let other_by = state.settle(data, &out, &[By::Item, By::Page]).unwrap_err();
         assert!(other_by.is_unusable() && other_by.to_string().contains("--by item, not --by item,page"), "{other_by}");

@@ -9,25 +9,10 @@ use std::path::Path;
 
 use tallylight_proto::layout;
 use tallylight_proto::record::{self, Record};
-use thiserror::Error;
 
+use crate::inspect::LookError;
 use crate::ledger_check::LedgerCheck;
-use crate::log::{Item, LogError, Lost, Purpose, Reader};
-
-/// Why the log could not be verified.
-#[derive(Debug, Error)]
-pub enum VerifyError {
-    /// The log.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// Standard output.
-    #[error("cannot print")]
-    Print {
-        /// What the system said.
-        #[from]
-        source: io::Error,
-    },
-}
+use crate::log::{Item, Lost, Purpose, Reader};
 
 /// What was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +30,7 @@ pub struct Findings {
 }
 
 /// Reads the whole log and prints what does not hold, and a summary.
-pub fn verify(data: &Path, mut out: impl Write) -> Result<Findings, VerifyError> {
+pub fn verify(data: &Path, mut out: impl Write) -> Result<Findings, LookError> {
     let mut reader = Reader::new(data, Purpose::Look, None);
     reader.look()?;
     let mut findings = Findings::default();
@@ -83,7 +68,7 @@ pub fn verify(data: &Path, mut out: impl Write) -> Result<Findings, VerifyError>
                 }
             },
         }
-        Ok::<_, VerifyError>(ControlFlow::Continue(()))
+        Ok::<_, LookError>(ControlFlow::Continue(()))
     })?;
     let Findings { events, ledgers, damaged_places, damaged, torn } = findings;
     writeln!(

@@ -20,7 +20,7 @@ use crate::clock;
 
 /// How far ahead of the last record pages are touched, in bytes: some ms of appending at full speed. All of it
 /// is written to the disk once as zeros, so not more.
-const AHEAD: u64 = 4 << 20;
+const AHEAD: u64 = 8 << 20;
 /// Touched in one call, so that the writer is not kept from its own faults for long.
 const CHUNK: u64 = 1 << 20;
 /// How long a full disk is left alone.
@@ -47,9 +47,8 @@ struct State {
     /// The disk has no room for another segment.
     full: bool,
     stop: bool,
-    /// What the writer appends to, and how much of it is touched.
+    /// What the writer appends to.
     active: Option<Arc<Shared>>,
-    touched: u64,
 }
 
 impl Supply {
@@ -91,7 +90,6 @@ impl Supply {
     pub fn began(&self, active: Arc<Shared>) {
         let mut state = self.lock();
         state.active = Some(active);
-        state.touched = AHEAD;
         self.changed.notify_all();
     }
 
@@ -119,13 +117,12 @@ impl Supply {
                 self.supply(base)?;
                 continue;
             }
-            let Some((active, from, to)) = state.untouched() else {
+            let Some((active, to)) = state.untouched() else {
                 drop(self.changed.wait_timeout(state, TICK));
                 continue;
             };
-            state.touched = to;
             drop(state);
-            active.populate(from, to);
+            active.touch(to);
         }
     }
 
@@ -186,8 +183,8 @@ impl Supply {
         };
         // before the header changes: a spare must not be found under its old name with its new base
         storage::sync_folder(&self.folder)?;
-        let prepared = Prepared::new(file, header)?;
-        prepared.populate(AHEAD);
+        let mut prepared = Prepared::new(file, header)?;
+        prepared.touch(AHEAD.min(self.capacity));
         Ok(Some(prepared))
     }
 
@@ -242,11 +239,11 @@ impl Supply {
 }
 
 impl State {
-    /// What is to be touched next.
-    fn untouched(&self) -> Option<(Arc<Shared>, u64, u64)> {
+    /// Up to where the active segment is to be touched next.
+    fn untouched(&self) -> Option<(Arc<Shared>, u64)> {
         let active = self.active.as_ref()?;
         let wanted = active.committed().length + AHEAD;
-        let to = wanted.min(active.capacity()).min(self.touched + CHUNK);
-        (to > self.touched && wanted >= self.touched + CHUNK).then(|| (Arc::clone(active), self.touched, to))
+        let to = active.touched() + CHUNK;
+        (to <= wanted && to < active.capacity() + CHUNK).then(|| (Arc::clone(active), to))
     }
 }

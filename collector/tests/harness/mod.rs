@@ -29,12 +29,29 @@ pub use http::{Metrics, Reply, request, try_request};
 /// Time for anything that should be quick, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a collector and a compactor have in common stands at [`Process`].
+macro_rules! deref_to_process {
+    ($($name:ident),*) => {$(
+        impl std::ops::Deref for $name {
+            type Target = Process;
+
+            fn deref(&self) -> &Process {
+                &self.process
+            }
+        }
+
+        impl std::ops::DerefMut for $name {
+            fn deref_mut(&mut self) -> &mut Process {
+                &mut self.process
+            }
+        }
+    )*};
+}
+
 /// A running collector. Dropping it kills it.
 pub struct Collector {
     /// Where it takes beacons.
     pub http: SocketAddr,
-    /// Where it shows metrics and readiness.
-    pub admin: SocketAddr,
     /// Its `--data`.
     pub data: PathBuf,
     flags: Vec<String>,
@@ -62,66 +79,35 @@ impl Collector {
     pub fn start_with_stderr(data: &Path, stderr: Stdio) -> Self {
         let (http, admin) = (free_addr(), free_addr());
         let flags = vec!["--http".to_owned(), http.to_string()];
-        let process = Process::spawn_with_stderr("collector", Self::command(admin, data, &flags), stderr);
-        let mut collector = Self { http, admin, data: data.to_owned(), flags, process };
-        collector.process.wait_ready(admin);
+        let process = Process::spawn_with_stderr("collector", Self::command(admin, data, &flags), admin, stderr);
+        let mut collector = Self { http, data: data.to_owned(), flags, process };
+        collector.wait_ready();
         collector
     }
 
     fn start_with(http_flag: Option<[String; 2]>, http: SocketAddr, data: &Path, flags: &[&str]) -> Self {
         let flags: Vec<String> = http_flag.into_iter().flatten().chain(flags.iter().map(ToString::to_string)).collect();
-        let admin = free_addr();
-        let process = Self::spawn(admin, data, &flags);
-        let mut collector = Self { http, admin, data: data.to_owned(), flags, process };
-        collector.process.wait_ready(admin);
+        let process = Self::spawn(free_addr(), data, &flags);
+        let mut collector = Self { http, data: data.to_owned(), flags, process };
+        collector.wait_ready();
         collector
     }
 
     /// Starts it again where it was, after it ended.
     pub fn start_again(&mut self) {
-        assert!(self.process.ended().is_some(), "the collector is still running");
+        assert!(self.ended().is_some(), "the collector is still running");
         self.process = Self::spawn(self.admin, &self.data, &self.flags);
-        self.process.wait_ready(self.admin);
+        self.wait_ready();
     }
 
     fn spawn(admin: SocketAddr, data: &Path, flags: &[String]) -> Process {
-        Process::spawn("collector", Self::command(admin, data, flags))
+        Process::spawn("collector", Self::command(admin, data, flags), admin)
     }
 
     fn command(admin: SocketAddr, data: &Path, flags: &[String]) -> Command {
         let mut command = Command::new(collector_binary());
         command.arg("--data").arg(data).args(["--admin", &admin.to_string()]).args(flags);
         command
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.process.child.id()
-    }
-
-    /// SIGKILL: it gets to do nothing more.
-    pub fn kill9(&mut self) {
-        self.process.kill9();
-    }
-
-    /// SIGTERM, and waits for the end.
-    pub fn terminate(&mut self) -> ExitStatus {
-        self.process.terminate()
-    }
-
-    /// Whether it ended, and how.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.process.ended()
-    }
-
-    /// What it wrote to stderr so far.
-    pub fn stderr(&self) -> String {
-        self.process.stderr()
-    }
-
-    /// What `/metrics` says now.
-    pub fn metrics(&self) -> Metrics {
-        Metrics::of(self.admin)
     }
 
     /// A request on a connection of its own.
@@ -132,8 +118,6 @@ impl Collector {
 
 /// A running `tallylight-compactor --follow`, and runs of its other modes. Dropping it kills it.
 pub struct Compactor {
-    /// Where it shows metrics and readiness.
-    pub admin: SocketAddr,
     process: Process,
 }
 
@@ -144,8 +128,8 @@ impl Compactor {
         let mut command = Command::new(compactor_binary());
         command.arg("--follow").arg("--data").arg(data).arg("--out").arg(out);
         command.args(["--admin", &admin.to_string()]).args(flags);
-        let mut compactor = Self { admin, process: Process::spawn("compactor", command) };
-        compactor.process.wait_ready(admin);
+        let mut compactor = Self { process: Process::spawn("compactor", command, admin) };
+        compactor.wait_ready();
         compactor
     }
 
@@ -160,7 +144,7 @@ impl Compactor {
     pub fn spawn<A: AsRef<OsStr>>(arguments: &[A]) -> Self {
         let mut command = Command::new(compactor_binary());
         command.args(arguments);
-        Self { admin: free_addr(), process: Process::spawn("compactor", command) }
+        Self { process: Process::spawn("compactor", command, free_addr()) }
     }
 
     /// Runs it with any arguments and waits for the end.
@@ -169,37 +153,9 @@ impl Compactor {
         command.args(arguments);
         output(command)
     }
-
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.process.child.id()
-    }
-
-    /// SIGKILL: it gets to do nothing more.
-    pub fn kill9(&mut self) {
-        self.process.kill9();
-    }
-
-    /// SIGTERM, and waits for the end.
-    pub fn terminate(&mut self) -> ExitStatus {
-        self.process.terminate()
-    }
-
-    /// Whether it ended, and how.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.process.ended()
-    }
-
-    /// What it wrote to stderr so far.
-    pub fn stderr(&self) -> String {
-        self.process.stderr()
-    }
-
-    /// What `/metrics` says now.
-    pub fn metrics(&self) -> Metrics {
-        Metrics::of(self.admin)
-    }
 }
+
+deref_to_process!(Collector, Compactor);
 
 /// All events of a log, in log order, as `tallylight-compactor inspect` prints them.
 pub fn inspect(data: &Path) -> Vec<Value> {
@@ -347,7 +303,9 @@ fn without_settings(command: &mut Command) {
 }
 
 /// A child process and where its stderr goes.
-struct Process {
+pub struct Process {
+    /// Where it shows metrics and readiness.
+    pub admin: SocketAddr,
     name: &'static str,
     child: Child,
     /// A file, so that nobody has to read while the test runs. `None`: the test has it.
@@ -355,25 +313,25 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(name: &'static str, command: Command) -> Self {
+    fn spawn(name: &'static str, command: Command, admin: SocketAddr) -> Self {
         let stderr = tempfile::NamedTempFile::new().expect("a temporary file");
         let writer: File = stderr.reopen().expect("the file is there");
-        let mut process = Self::spawn_with_stderr(name, command, writer.into());
+        let mut process = Self::spawn_with_stderr(name, command, admin, writer.into());
         process.stderr = Some(stderr);
         process
     }
 
-    fn spawn_with_stderr(name: &'static str, mut command: Command, stderr: Stdio) -> Self {
+    fn spawn_with_stderr(name: &'static str, mut command: Command, admin: SocketAddr, stderr: Stdio) -> Self {
         without_settings(&mut command);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
         let child = child.unwrap_or_else(|error| panic!("cannot start the {name}: {error}"));
-        Self { name, child, stderr: None }
+        Self { admin, name, child, stderr: None }
     }
 
-    fn wait_ready(&mut self, admin: SocketAddr) {
+    fn wait_ready(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if try_request(admin, "GET", "/readyz", &[], b"").is_ok_and(|reply| reply.status == 200) {
+            if try_request(self.admin, "GET", "/readyz", &[], b"").is_ok_and(|reply| reply.status == 200) {
                 return;
             }
             if let Some(status) = self.ended() {
@@ -384,16 +342,24 @@ impl Process {
         }
     }
 
-    fn ended(&mut self) -> Option<ExitStatus> {
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("our own child can be waited for")
     }
 
-    fn kill9(&mut self) {
+    /// SIGKILL: it gets to do nothing more.
+    pub fn kill9(&mut self) {
         self.child.kill().expect("our own child can be killed");
         self.child.wait().expect("our own child can be waited for");
     }
 
-    fn terminate(&mut self) -> ExitStatus {
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(&mut self) -> ExitStatus {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child takes signals");
         let deadline = Instant::now() + PATIENCE;
@@ -406,7 +372,13 @@ impl Process {
         }
     }
 
-    fn stderr(&self) -> String {
+    /// What `/metrics` says now.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::of(self.admin)
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn stderr(&self) -> String {
         self.stderr.as_ref().and_then(|file| fs::read_to_string(file.path()).ok()).unwrap_or_default()
     }
 }

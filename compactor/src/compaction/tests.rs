@@ -205,9 +205,9 @@ fn an_hours_bytes_do_not_depend_on_how_the_log_was_split_over_runs() {
 fn an_hours_bytes_do_not_depend_on_how_little_memory_there_is() {
     let reference = reference();
     let tight = [
-        Bounds { part_bytes: usize::MAX, pending_bytes: usize::MAX, groups: 3 },
-        Bounds { part_bytes: 500, pending_bytes: 3000, groups: usize::MAX },
-        Bounds { part_bytes: 1, pending_bytes: 1, groups: 1 },
+        Bounds { part_bytes: usize::MAX, pending_bytes: usize::MAX, group_bytes: 1000 },
+        Bounds { part_bytes: 500, pending_bytes: 3000, group_bytes: usize::MAX },
+        Bounds { part_bytes: 1, pending_bytes: 1, group_bytes: 1 },
     ];
     for bounds in tight {
         let folder = testlog::folder();

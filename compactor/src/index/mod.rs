@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
-use tallylight_proto::time::{DAY_MS, MAX_AGE_MS, Millis};
+use tallylight_proto::time::{DAY_MS, HOUR_MS, MAX_AGE_MS, Millis};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -237,7 +237,9 @@ impl Index {
     /// To be called once all that was judged before the last flush is committed, so that it will not be judged again:
     /// drops what is old, and merges where due. Comes last in a commit. All is well, if larger, when it fails.
     pub fn after_commit(&mut self) -> Result<(), IndexError> {
-        self.settled = self.flushed.unwrap_or(self.settled);
+        // A clock that is ahead for a moment must not make it forget: what is settled goes up by an hour a commit.
+        let most = if self.settled == 0 { Millis::MAX } else { self.settled.saturating_add(HOUR_MS) };
+        self.settled = self.flushed.map_or(self.settled, |flushed| flushed.min(most));
         let horizon = self.horizon();
         if self.runs.iter().any(|run| run.newest < horizon) {
             self.replace(|run| run.newest < horizon, None, self.through)?;

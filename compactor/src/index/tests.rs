@@ -94,8 +94,11 @@ fn what_is_eight_days_old_is_dropped() {
             position += 1;
             index.judge(id(day * 1000 + n), position, NOW + i64::try_from(day).unwrap() * DAY_MS).unwrap();
         }
-        index.flush(position).unwrap();
-        index.after_commit().unwrap();
+        // what is settled goes up by an hour a commit
+        for _ in 0..24 {
+            index.flush(position).unwrap();
+            index.after_commit().unwrap();
+        }
         let held = index.usage().run_copies;
         let wanted = 500 * u64::try_from(day + 1).unwrap().min(9);
         assert!((wanted..=wanted + 2000).contains(&held), "day {day}: {held}");
@@ -104,6 +107,18 @@ fn what_is_eight_days_old_is_dropped() {
     for day in 22..30 {
         assert_eq!(again.judge(id(day * 1000), 99_999, NOW + 29 * DAY_MS).unwrap(), Verdict::Duplicate, "day {day}");
     }
+}
+
+#[test]
+fn a_clock_a_month_ahead_for_a_moment_drops_nothing() {
+    let folder = folder();
+    let mut index = Index::open(folder.path(), SMALL).unwrap();
+    for (n, position, at) in [(1, 1, NOW), (2, 2, NOW + 30 * DAY_MS), (3, 3, NOW + 1)] {
+        assert_eq!(index.judge(id(n), position, at).unwrap(), Verdict::First);
+        index.flush(position).unwrap();
+        index.after_commit().unwrap();
+    }
+    assert_eq!(index.judge(id(1), 100, NOW + 2).unwrap(), Verdict::Duplicate);
 }
 
 #[test]

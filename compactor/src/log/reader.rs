@@ -11,6 +11,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tallylight_proto::layout;
 use tallylight_proto::segment::{
@@ -21,6 +22,10 @@ use super::segment::{SegmentFile, end_mark};
 use super::{Cause, Item, LogError, Lost, Place, bases};
 use crate::lock;
 use crate::storage::StorageError;
+
+/// How long a collector that is there may take to sync what it has committed. Syncing it here means that events are
+/// published in smaller parts, at most once in this time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the reading is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +59,16 @@ pub struct Reader {
     /// Segments there were at the last look.
     bases: Vec<u64>,
     current: Option<Current>,
+    /// The end of the segment that was left for the next one.
+    left: Option<(Place, u64)>,
     /// The beginning of the log, if it was read from there.
     begun: Option<(Place, u64)>,
     /// The header that was found unreadable at the end of the log: said once.
     said: Option<u64>,
     /// Whether the collector may take until the next look to sync what it has committed.
     is_patient: bool,
-    /// Up to where the log was committed at the last look, where it was not synced.
-    unsynced: Option<u64>,
+    /// Up to where the log was committed when it was first seen not to be synced, and when that was.
+    unsynced: Option<(u64, Instant)>,
     /// Whether something was read since the last look that only this reader has synced.
     is_ahead_of_syncs: bool,
 }
@@ -88,6 +95,7 @@ impl Reader {
             salt: from.map(|(_, salt)| salt),
             bases: Vec::new(),
             current: None,
+            left: None,
             begun: None,
             said: None,
             is_patient: false,
@@ -104,8 +112,8 @@ impl Reader {
         Ok(())
     }
 
-    /// The same, leaving what the collector has not synced for the next look: only if it has not done so by then,
-    /// because it is dead or syncs seldom, it is synced and read here.
+    /// The same, leaving what the collector has not synced for a later look: it is synced and read here only if the
+    /// collector is dead or syncs seldom.
     pub fn look_patiently(&mut self) -> Result<(), LogError> {
         self.is_patient = true;
         self.look()
@@ -123,9 +131,10 @@ impl Reader {
         self.bases.drain(..behind.saturating_sub(1));
     }
 
-    /// The place reached and the salt of its segment; nothing as long as there is no log.
+    /// The place reached and the salt of its segment; nothing as long as there is no log. Until the next segment is
+    /// begun that is the end of the last one.
     pub fn place(&self) -> Option<(Place, u64)> {
-        Some((self.place?, self.salt?))
+        self.place.zip(self.salt).or(self.left)
     }
 
     /// Where the log began, if it was read from its beginning.
@@ -320,9 +329,7 @@ impl Reader {
         let synced = page.synced.unwrap_or(Mark { length: HEADER_LEN as u64, ordinal: from.ordinal });
         let is_synced = page.sealed.is_some() || synced.length >= end.length;
         if self.purpose == Purpose::Cover && !is_synced && end.length > from.length {
-            let committed = base + end.length;
-            let last = self.unsynced.replace(committed);
-            if self.is_patient && last.is_none_or(|last| last <= base + synced.length) {
+            if self.leaves_it_to_the_collector(base + synced.length, base + end.length) {
                 (end, leave_for, is_final) = (synced, None, false);
             } else {
                 file.sync().map_err(LogError::from)?;
@@ -333,6 +340,23 @@ impl Reader {
         let framing = Framing::new(page.header.salt, base);
         let scanner = Scanner::new(framing, from, end.length.max(from.length), end_ordinal);
         Ok(Current { file, page, scanner, leave_for, is_final })
+    }
+
+    /// Whether the collector is still expected to sync what it has committed: it has since the last look, or it is
+    /// there and has time left.
+    fn leaves_it_to_the_collector(&mut self, synced: u64, committed: u64) -> bool {
+        let leaves_it = self.is_patient
+            && match self.unsynced {
+                Some((wanted, since)) if wanted > synced => {
+                    if since.elapsed() < PATIENCE && lock::is_held(&self.collector_lock) {
+                        return true;
+                    }
+                    false
+                }
+                _ => true,
+            };
+        self.unsynced = Some((committed, Instant::now()));
+        leaves_it
     }
 
     /// Up to where a segment is read, which one it is left for, and whether that end is final.
@@ -372,6 +396,7 @@ impl Reader {
     }
 
     fn go_to(&mut self, base: u64, ordinal: Option<u64>) {
+        self.left = self.place();
         self.current = None;
         self.salt = None;
         self.place = Some(Place { position: base, ordinal });

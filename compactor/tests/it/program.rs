@@ -320,3 +320,50 @@ fn a_failing_output_is_shown_and_tried_again() {
     assert_eq!(following.terminate(), 0);
     assert_eq!(watermark(&log.data).unwrap()["counts"]["counted"], 1);
 }
+
+#[test]
+fn bit_rot_in_the_id_index_costs_its_making_and_nothing_else() {
+    let (folder, mut log) = log();
+    let data = folder.path().join("data");
+    log.events(&(0..50).map(|n| event(n, 0)).collect::<Vec<_>>());
+    log.commit();
+    assert!(compactor(&data, &[]).status.success());
+    // a bit in the block that holds the ids, which is not read when the index is opened
+    let index = data.join("compactor/index");
+    let runs: Vec<PathBuf> = fs::read_dir(&index).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for run in runs.iter().filter(|path| !path.ends_with("manifest")) {
+        let mut bytes = fs::read(run).unwrap();
+        bytes[40] ^= 4;
+        fs::write(run, bytes).unwrap();
+    }
+    log.events(&(0..50).map(|n| event(n, MINUTE)).collect::<Vec<_>>());
+    log.commit();
+    let output = compactor(&data, &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("made again from events"), "{}", text(&output.stderr));
+    let counts = &watermark(&data).unwrap()["counts"];
+    assert_eq!((&counts["counted"], &counts["duplicates"]), (&json!(50), &json!(50)));
+}
+
+#[test]
+fn what_stands_before_an_unreadable_last_header_is_published() {
+    let (folder, mut log) = log();
+    let data = folder.path().join("data");
+    log.events(&(0..20).map(|n| event(n, 0)).collect::<Vec<_>>());
+    log.seal();
+    log.next_segment(START + MINUTE);
+    log.patch(0, &[0; 4096]);
+    assert!(compactor(&data, &[]).status.success());
+    assert_eq!(watermark(&data).unwrap()["counts"]["counted"], json!(20));
+}
+
+#[test]
+fn a_clock_that_was_ahead_for_one_record_completes_no_hour_for_good() {
+    let (folder, mut log) = log();
+    let data = folder.path().join("data");
+    log.events(&[event(1, 0), event(2, 1000 * HOUR), event(3, MINUTE)]);
+    log.commit();
+    assert!(compactor(&data, &[]).status.success());
+    let complete = watermark(&data).unwrap()["complete_through"].clone();
+    assert_eq!(complete, json!(tallylight_proto::time::Hour::of(START).to_string()));
+}
