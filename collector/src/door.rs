@@ -22,6 +22,8 @@ use crate::sites::Sites;
 
 /// A batch of this size is sent at once: some hundred events.
 const BATCH_BYTES: usize = 64 * 1024;
+/// Bytes of records that one body may become: four times what it may be decoded.
+const BODY_RECORDS: usize = 4 * 1024 * 1024;
 /// A batch of this age is sent with the next event, however busy the worker is.
 const BATCH_AGE: Duration = Duration::from_millis(1);
 
@@ -88,7 +90,7 @@ impl Door {
 
     /// A pixel: one event in a query string.
     pub fn pixel(&self, query: &str, context: &Context<'_>) -> Outcome {
-        let shed = self.shedding();
+        let shed = self.would_shed();
         let result = self.look(query, context);
         let mut batch = self.batch.borrow_mut();
         match (result, shed) {
@@ -121,9 +123,9 @@ impl Door {
 
     /// A body of any kind.
     pub fn body(&self, body: &Body<'_>, context: &Context<'_>, level: Level) -> Posted {
-        if let Some(reason) = self.shedding() {
+        if let Some(reason) = self.would_shed() {
             // read all the same: how many are shed is known by reading only
-            let judged = self.judge(body, context, &mut |_| {});
+            let judged = self.judge(body, context, &mut |_| Ok(()));
             return self.settle(judged, context.front, |batch, taken| {
                 batch.shed(context.front, reason, taken);
                 Err(reason)
@@ -135,7 +137,7 @@ impl Door {
         }
         let mut batch = self.batch.take();
         let first = batch.len();
-        let judged = self.judge(body, context, &mut |event| batch.push(event));
+        let judged = self.judge(body, context, &mut within_bounds(&mut batch));
         self.batch.replace(batch);
         let posted = self.settle(judged, context.front, |batch, _| {
             let (sender, ack) = oneshot::channel();
@@ -150,7 +152,7 @@ impl Door {
     /// dropped together with its batch.
     fn body_apart(&self, body: &Body<'_>, context: &Context<'_>, level: Level) -> Posted {
         let mut apart = self.appender.batch();
-        let judged = self.judge(body, context, &mut |event| apart.push(event));
+        let judged = self.judge(body, context, &mut within_bounds(&mut apart));
         // what came earlier goes earlier, which also shows whether there is room
         self.flush();
         self.settle(judged, context.front, |batch, taken| {
@@ -167,6 +169,12 @@ impl Door {
     /// An event, or a body, that was not even read.
     pub fn refuse(&self, front: Front, reason: Refusal) {
         self.batch.borrow_mut().refuse(front, reason, 1);
+    }
+
+    /// A body that is not taken, whatever stands in it: each of its events is refused for this reason.
+    pub fn refuse_body(&self, body: &Body<'_>, context: &Context<'_>, reason: Refusal) {
+        let judged = self.judge(body, context, &mut |_| Ok(()));
+        self.batch.borrow_mut().refuse(context.front, reason, judged.taken + judged.refused());
     }
 
     /// A body that is not waited for any longer.
@@ -210,7 +218,7 @@ impl Door {
     }
 
     /// Why no event can be taken now, if so.
-    fn shedding(&self) -> Option<Shed> {
+    pub fn would_shed(&self) -> Option<Shed> {
         if self.is_closed.get() {
             return Some(Shed::Draining);
         }
@@ -224,12 +232,16 @@ impl Door {
     }
 
     /// Reads a body and gives the events that may come in to `take`.
-    fn judge(&self, body: &Body<'_>, context: &Context<'_>, take: &mut dyn FnMut(&Event<'_>)) -> Judged {
+    fn judge(
+        &self,
+        body: &Body<'_>,
+        context: &Context<'_>,
+        take: &mut dyn FnMut(&Event<'_>) -> Result<(), Detail>,
+    ) -> Judged {
         let mut new_id = || self.ids.borrow_mut().make(context.received_at);
         beacon::from_body(body, context, &mut new_id, &mut |event| {
             self.admit(event)?;
-            take(event);
-            Ok(())
+            take(event)
         })
     }
 
@@ -258,6 +270,19 @@ impl Door {
             self.sites.replace(Arc::clone(&new_sites.borrow_and_update()));
         }
         if self.sites.borrow().contains(&event.site) { Ok(()) } else { Err(Detail::Site) }
+    }
+}
+
+/// Pushes events as long as their records are no more than a body may become: each repeats what the headers say, so a
+/// small body of many lines could be a great deal of log.
+fn within_bounds(batch: &mut Batch) -> impl FnMut(&Event<'_>) -> Result<(), Detail> {
+    let start = batch.bytes();
+    move |event| {
+        if batch.bytes() - start > BODY_RECORDS {
+            return Err(Detail::TooMuch);
+        }
+        batch.push(event);
+        Ok(())
     }
 }
 

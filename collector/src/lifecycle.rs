@@ -56,6 +56,12 @@ pub enum RunError {
         /// The data folder.
         data: PathBuf,
     },
+    /// `--data` is something else.
+    #[error("--data {data} is not a folder")]
+    NotAFolder {
+        /// As given.
+        data: PathBuf,
+    },
     /// The disk said no.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -86,7 +92,7 @@ pub enum RunError {
 impl RunError {
     /// What the process ends with: 2 for unusable arguments, else 1.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Sites(_)) { 2 } else { 1 }
+        if matches!(self, Self::Sites(_) | Self::NotAFolder { .. }) { 2 } else { 1 }
     }
 }
 
@@ -100,6 +106,9 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
         // from here on no signal ends the process halfway
         let signals = Signals::new()?;
         let sites = Sites::load(&settings.site, settings.site_file.as_deref())?;
+        if settings.data.exists() && !settings.data.is_dir() {
+            return Err(RunError::NotAFolder { data: settings.data });
+        }
         storage::create_folder(&settings.data)?;
         let lock = lock(&settings.data.join(layout::LOCK)).await?;
         let lock = lock.ok_or_else(|| RunError::Locked { data: settings.data.clone() })?;

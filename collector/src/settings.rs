@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use ipnet::IpNet;
@@ -51,7 +52,7 @@ pub struct Settings {
     pub workers: Option<NonZeroUsize>,
 
     /// Serve the demo bookshop at /demo/
-    #[arg(long, env = "TALLYLIGHT_DEMO", help_heading = FRONT)]
+    #[arg(long, env = "TALLYLIGHT_DEMO", help_heading = FRONT, value_parser = FalseyValueParser::new())]
     pub demo: bool,
 
     /// Folder of the log (DIR/log) and of the node's name (DIR/node)

@@ -177,6 +177,10 @@ impl Compaction {
         }
         let is_reached = |snapshot: &&Snapshot| unpublished.is_none_or(|position| snapshot.place.position <= position);
         let Some(snapshot) = self.snapshots.front().filter(is_reached) else { return Ok(()) };
+        // readers take the minimum over nodes, and must not take a node that has read nothing for one without a say
+        if complete_now.is_none() {
+            return Ok(());
+        }
         let known = Hour::of(snapshot.log_time.saturating_sub(KNOWN_HOURS_MS));
         let hours = self.sorter.hours.published_from(known).clone();
         let commit = Commit { snapshot: snapshot.clone(), complete_through: complete_now, hours };

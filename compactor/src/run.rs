@@ -70,14 +70,14 @@ pub fn once(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<Outco
     if compaction.commit().is_none() && has_no_log(settings)? {
         return Ok(Outcome::NoLog);
     }
-    if let Err(error) = pass(&mut compaction, settings, metrics, stop, true) {
+    if let Err(error) = pass(&mut compaction, settings, metrics, stop, When::Once) {
         if !error.is_damaged_index() {
             return Err(error);
         }
         tracing::warn!("{}: it is made again from events", chain(&error));
         Compaction::discard_index(compaction.config());
         compaction = open(settings, &state)?;
-        pass(&mut compaction, settings, metrics, stop, true)?;
+        pass(&mut compaction, settings, metrics, stop, When::Once)?;
     }
     Ok(Outcome::Done)
 }
@@ -86,8 +86,9 @@ pub fn once(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<Outco
 pub fn follow(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<(), RunError> {
     let mut state = None;
     let mut compaction = None;
+    let mut has_failed = false;
     loop {
-        let ended = follow_once(&mut state, &mut compaction, settings, metrics, stop);
+        let ended = follow_once(&mut state, &mut compaction, &mut has_failed, settings, metrics, stop);
         match ended {
             Err(error) if error.is_unusable() || stop.is_set() => return Err(error),
             Err(error) => {
@@ -110,6 +111,7 @@ pub fn follow(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<(),
 fn follow_once(
     state: &mut Option<StateFolder>,
     compaction: &mut Option<Compaction>,
+    has_failed: &mut bool,
     settings: &Settings,
     metrics: &Metrics,
     stop: &Stop,
@@ -132,12 +134,25 @@ fn follow_once(
         *compaction = Some(opened);
     }
     let compaction = compaction.as_mut().expect("opened just now");
-    let ended = pass(compaction, settings, metrics, stop, false);
+    // what could not be published is tried again at once: it must not look well while it gathers anew
+    let ended = pass(compaction, settings, metrics, stop, if *has_failed { When::Retrying } else { When::Following });
+    *has_failed = ended.is_err();
     if let Ok(behind) = compaction.bytes_behind() {
         // after a failure what was read counts for nothing
         metrics.behind(if ended.is_ok() { behind } else { behind.max(1) });
     }
     ended
+}
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    /// All that there is, and then the end.
+    Once,
+    /// What has come since the last pass.
+    Following,
+    /// The last pass could not publish.
+    Retrying,
 }
 
 /// Reads up to where the log has got, publishing in steps that memory can hold.
@@ -146,20 +161,19 @@ fn pass(
     settings: &Settings,
     metrics: &Metrics,
     stop: &Stop,
-    once: bool,
+    when: When,
 ) -> Result<(), RunError> {
     release(compaction, metrics, clock::now())?;
-    if once {
-        compaction.look()?
-    } else {
-        compaction.look_patiently()?
+    match when {
+        When::Once => compaction.look()?,
+        When::Following | When::Retrying => compaction.look_patiently()?,
     }
     loop {
-        let until = (!once).then(|| Instant::now() + settings.running.every.duration());
+        let until = (when != When::Once).then(|| Instant::now() + settings.running.every.duration());
         let progress = compaction.read(until, stop.flag())?;
         let is_last = progress == Progress::AtEnd || stop.is_set();
         let now = clock::now();
-        compaction.publish(now, stop.is_set() || (once && is_last))?;
+        compaction.publish(now, stop.is_set() || when == When::Retrying || (when == When::Once && is_last))?;
         metrics.published(compaction, now);
         release(compaction, metrics, now)?;
         if is_last {

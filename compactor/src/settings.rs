@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use tallylight_service::Period;
 use thiserror::Error;
@@ -71,6 +72,7 @@ pub struct Folders {
     pub data: PathBuf,
     /// The output folder: events/, hourly/ and watermark/ [default: DATA/out].
     #[arg(long, global = true, value_name = "DIR", env = "TALLYLIGHT_OUT", hide_env = true)]
+    #[arg(value_parser = folder)]
     pub out: Option<PathBuf>,
 }
 
@@ -80,11 +82,13 @@ pub struct Folders {
 pub struct Running {
     /// Compact what is in the log now, and end. This is the default.
     #[arg(long, global = true, conflicts_with = "follow", env = "TALLYLIGHT_ONCE", hide_env = true)]
+    #[arg(value_parser = FalseyValueParser::new())]
     pub once: bool,
     /// Go on as the log grows, until SIGTERM or Ctrl-C.
     #[arg(long, global = true, env = "TALLYLIGHT_FOLLOW", hide_env = true)]
+    #[arg(value_parser = FalseyValueParser::new())]
     pub follow: bool,
-    /// How often --follow publishes.
+    /// How often --follow publishes. What arrives late for hours that are complete gathers up to ten minutes.
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", env = "TALLYLIGHT_EVERY", hide_env = true)]
     #[arg(value_parser = some_time)]
     pub every: Period,
@@ -127,6 +131,11 @@ impl Settings {
             None => self.running.follow.then_some(DEFAULT_ADMIN),
         }
     }
+}
+
+/// A folder of this machine. A URL would become one with an odd name, in which nobody looks.
+fn folder(text: &str) -> Result<PathBuf, Box<dyn std::error::Error + Send + Sync>> {
+    if text.contains("://") { Err("must be a folder: object stores are not known".into()) } else { Ok(text.into()) }
 }
 
 /// A period that is longer than nothing.
@@ -214,9 +223,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn publishing_without_a_pause_is_refused() {
-        let error = Settings::try_parse_from(["tallylight-compactor", "--follow", "--every", "0s"]).unwrap_err();
-        assert!(error.to_string().contains("--every"), "{error}");
+    fn publishing_without_a_pause_or_to_an_object_store_is_refused() {
+        for (flag, value) in [("--every", "0s"), ("--out", "s3://bucket/prefix")] {
+            let error = Settings::try_parse_from(["tallylight-compactor", "--follow", flag, value]).unwrap_err();
+            assert!(error.to_string().contains(flag), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
     }
 
     fn parse(line: &str) -> Settings {

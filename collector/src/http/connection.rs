@@ -36,7 +36,7 @@ const RESET_STREAMS: usize = 20;
 const ERROR_RESETS: usize = 128;
 /// Answers are small.
 const SEND_BUFFER: usize = 16 * 1024;
-/// How long a connection that was accepted while stopping may take to say something.
+/// How long a connection that has said nothing yet may take to do so while the collector stops.
 const LATE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long an idle HTTP/2 connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -57,8 +57,8 @@ async fn try_serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) -> R
 /// for too long.
 async fn sniff(shared: &Shared, stream: &TcpStream) -> io::Result<Option<(bool, Bytes)>> {
     let phase = &shared.phase;
-    let patience = if phase.is_serving() { shared.options.idle_timeout } else { LATE_PATIENCE };
-    let deadline = Instant::now() + patience;
+    let mut is_late = !phase.is_serving();
+    let mut deadline = Instant::now() + if is_late { LATE_PATIENCE } else { shared.options.idle_timeout };
     let mut seen = BytesMut::new();
     loop {
         tokio::select! {
@@ -67,7 +67,12 @@ async fn sniff(shared: &Shared, stream: &TcpStream) -> io::Result<Option<(bool, 
                 Ok(ready) => ready?,
                 Err(_) => return Ok(None),
             },
-            () = phase.is_draining_now() => return Ok(None),
+            // what it is about to say may be under way
+            () = phase.is_draining_now(), if !is_late => {
+                is_late = true;
+                deadline = deadline.min(Instant::now() + LATE_PATIENCE);
+                continue;
+            }
         }
         // no memory for those who say nothing
         seen.reserve(FIRST_READ);

@@ -222,7 +222,8 @@ impl<'a> Facts<'a> {
     }
 
     fn context(&self) -> Context<'_> {
-        let is_one = |name| self.headers.get(name).is_some_and(|value: &HeaderValue| value.as_bytes() == b"1");
+        // said once is enough
+        let is_one = |name| self.headers.get_all(name).iter().any(|value| value.as_bytes() == b"1");
         Context {
             received_at: clock::now(),
             front: self.front,

@@ -10,6 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use tallylight_proto::Front;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
@@ -50,6 +51,13 @@ pub enum PayloadError {
     NotGzip,
 }
 
+impl PayloadError {
+    /// Whether there is a body, if not one that can be used.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::NotGzip)
+    }
+}
+
 /// What a request says its body is packed in; none if that is not known here.
 pub fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     let values = headers.get_all(header::CONTENT_ENCODING).iter();
@@ -73,7 +81,7 @@ pub fn is_declared_larger(body: &Incoming, limit: u64) -> bool {
 ///
 /// # Errors
 /// If it is larger, or does not come whole in time.
-pub async fn read(body: &mut Incoming, limit: u64, deadline: Instant) -> Result<Bytes, PayloadError> {
+pub async fn read(body: &mut Incoming, front: Front, limit: u64, deadline: Instant) -> Result<Bytes, PayloadError> {
     if is_declared_larger(body, limit) {
         return Err(PayloadError::TooLarge { limit, is_decoded: false });
     }
@@ -90,6 +98,10 @@ pub async fn read(body: &mut Incoming, limit: u64, deadline: Instant) -> Result<
             all.extend_from_slice(&std::mem::take(&mut first));
             all.extend_from_slice(&data);
         }
+    }
+    // a stream that its peer resets without an error ends like a whole one
+    if front == Front::Http2 && !body.is_end_stream() {
+        return Err(PayloadError::Broken);
     }
     Ok(if all.is_empty() { first } else { all.freeze() })
 }

@@ -22,7 +22,8 @@ pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool) -> Answe
     let context = facts.context();
     if is_head {
         let refusal = |reject: beacon::Reject| Answer::refusal(reject.reason(), reject).with_pixel();
-        return shared.door.look(facts.query, &context).map_or_else(refusal, |_| Answer::pixel());
+        let taken = |_| shared.door.would_shed().map_or_else(Answer::pixel, |reason| Answer::shed(reason).with_pixel());
+        return shared.door.look(facts.query, &context).map_or_else(refusal, taken);
     }
     match shared.door.pixel(facts.query, &context) {
         Outcome::Taken => Answer::pixel(),

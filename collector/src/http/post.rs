@@ -21,24 +21,22 @@ static PING_TO: HeaderName = HeaderName::from_static("ping-to");
 
 /// Answers a POST.
 pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incoming, deadline: Instant) -> Answer {
-    let refuse = |reason, line: &str| {
-        shared.door.refuse(facts.front, reason);
-        Answer::refusal(reason, line)
-    };
     let level = match beacon::parameter(facts.query, "ack").as_deref() {
-        None | Some("" | "logged") => Level::Logged,
-        Some("synced") => Level::Synced,
-        Some(_) => return refuse(Refusal::Malformed, "ack is neither logged nor synced"),
+        None | Some("" | "logged") => Ok(Level::Logged),
+        Some("synced") => Ok(Level::Synced),
+        Some(_) => Err((Refusal::Malformed, "ack is neither logged nor synced")),
     };
-    if facts.is_speculative() {
-        return refuse(Refusal::Speculative, "the browser only prepares a visit that may never come");
-    }
+    let level = match facts.is_speculative() {
+        true => Err((Refusal::Speculative, "the browser only prepares a visit that may never come")),
+        false => level,
+    };
     let Some(encoding) = payload::encoding(facts.headers) else {
-        return refuse(Refusal::Type, "the content encoding is neither gzip nor identity");
+        shared.door.refuse(facts.front, Refusal::Type);
+        return Answer::refusal(Refusal::Type, "the content encoding is neither gzip nor identity");
     };
     let read = tokio::select! {
         biased;
-        read = payload::read(body, shared.options.max_body, deadline) => read,
+        read = payload::read(body, facts.front, shared.options.max_body, deadline) => read,
         () = shared.phase.is_closed() => {
             shared.door.shed(facts.front, Shed::Draining);
             return Answer::shed(Shed::Draining);
@@ -46,7 +44,15 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
     };
     let bytes = match read.and_then(|bytes| payload::decode(bytes, encoding)) {
         Ok(bytes) => bytes,
-        Err(error) => return unread(shared, facts.front, error),
+        Err(error) => {
+            return match level {
+                Err((reason, line)) if error.is_whole() => {
+                    shared.door.refuse(facts.front, reason);
+                    Answer::refusal(reason, line)
+                }
+                _ => unread(shared, facts.front, error),
+            };
+        }
     };
     let (content_type, ping_from, ping_to) =
         (text(facts.headers, &header::CONTENT_TYPE), text(facts.headers, &PING_FROM), text(facts.headers, &PING_TO));
@@ -56,6 +62,14 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
         ping_from: &ping_from,
         ping_to: &ping_to,
         bytes: &bytes,
+    };
+    let level = match level {
+        Ok(level) => level,
+        // read all the same: how many are refused is known by reading only
+        Err((reason, line)) => {
+            shared.door.refuse_body(&body, &facts.context(), reason);
+            return Answer::refusal(reason, line);
+        }
     };
     match shared.door.body(&body, &facts.context(), level) {
         Posted::Refused(reject) => Answer::refusal(reject.reason(), reject),

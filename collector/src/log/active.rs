@@ -92,7 +92,12 @@ impl Prepared {
 impl Active {
     /// Whether a payload of this length fits behind the last record.
     pub fn has_room(&self, payload_len: usize) -> bool {
-        self.end.length + framed_len(payload_len) as u64 <= self.file.size()
+        framed_len(payload_len) as u64 <= self.room()
+    }
+
+    /// Bytes behind the last record.
+    pub fn room(&self) -> u64 {
+        self.file.size() - self.end.length
     }
 
     /// Writes a record. It is not there for readers before [`Active::commit`].

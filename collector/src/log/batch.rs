@@ -113,14 +113,8 @@ impl Batch {
     }
 
     /// The payloads, one by one.
-    pub(super) fn payloads(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &self.payloads[..];
-        std::iter::from_fn(move || {
-            let (len, behind) = rest.split_first_chunk::<4>()?;
-            let (payload, behind) = behind.split_at(u32::from_ne_bytes(*len) as usize);
-            rest = behind;
-            Some(payload)
-        })
+    pub(super) fn payloads(&self) -> Payloads<'_> {
+        Payloads(&self.payloads)
     }
 
     /// What has its outcome already.
@@ -142,5 +136,29 @@ impl Batch {
 
     fn open(&mut self) {
         self.opened.get_or_insert_with(Instant::now);
+    }
+}
+
+/// The payloads of a batch, from one on.
+#[derive(Clone)]
+pub(super) struct Payloads<'b>(&'b [u8]);
+
+impl<'b> Payloads<'b> {
+    /// Splits off the first so many.
+    pub fn split_off(&mut self, count: usize) -> Payloads<'b> {
+        let all = self.0;
+        self.by_ref().take(count).for_each(drop);
+        Payloads(&all[..all.len() - self.0.len()])
+    }
+}
+
+impl<'b> Iterator for Payloads<'b> {
+    type Item = &'b [u8];
+
+    fn next(&mut self) -> Option<&'b [u8]> {
+        let (len, behind) = self.0.split_first_chunk::<4>()?;
+        let (payload, behind) = behind.split_at(u32::from_ne_bytes(*len) as usize);
+        self.0 = behind;
+        Some(payload)
     }
 }

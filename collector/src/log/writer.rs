@@ -12,10 +12,11 @@ use metrics::Histogram;
 use tallylight_proto::ledger::{Counts, Ledger};
 use tallylight_proto::reason::{Front, Shed};
 use tallylight_proto::record;
+use tallylight_proto::segment::framed_len;
 use tracing::{error, info};
 
-use super::active::Active;
-use super::batch::{AckSender, Batch, Level};
+use super::active::{Active, Prepared};
+use super::batch::{AckSender, Batch, Level, Payloads};
 use super::recovery::Recovered;
 use super::status::Status;
 use super::supply::Supply;
@@ -54,6 +55,8 @@ pub(super) struct Writer {
     status: Arc<Status>,
     /// None only before the first segment can be had.
     active: Option<Active>,
+    /// The next one, if it was taken before it was needed.
+    next: Option<Prepared>,
     /// The ordinal of the next record while there is no active segment.
     next_ordinal: u64,
     /// No segment could be had for the last event: everything is shed until one can.
@@ -101,6 +104,7 @@ impl Writer {
             channels,
             status,
             active: None,
+            next: None,
             next_ordinal: recovered.next_ordinal,
             is_shedding: false,
             ledger,
@@ -162,9 +166,9 @@ impl Writer {
         let mut payloads = batch.payloads();
         let mut done = 0;
         for ack in acks {
-            self.append_some(payloads.by_ref().take(ack.first - done))?;
-            let appended = self.append_some(payloads.by_ref().take(ack.end - ack.first))?;
-            match (appended == ack.end - ack.first, ack.level) {
+            self.append_some(payloads.split_off(ack.first - done))?;
+            let is_logged = self.append_all(payloads.split_off(ack.end - ack.first))?;
+            match (is_logged, ack.level) {
                 (true, Level::Logged) => self.answers.push((ack.sender, Ok(()))),
                 (true, Level::Synced) => {
                     let position = self.active.as_ref().map_or(0, Active::position);
@@ -181,26 +185,46 @@ impl Writer {
         Ok(())
     }
 
-    /// Appends or sheds each, and says how many were appended.
-    fn append_some<'b>(&mut self, payloads: impl Iterator<Item = &'b [u8]>) -> Result<usize, StorageError> {
-        let mut appended = 0;
+    /// Appends all of them or sheds all of them, since they are answered together: a sender who is told to try again
+    /// must not have been counted in part. Only of a body larger than a segment a part may be there.
+    fn append_all(&mut self, payloads: Payloads<'_>) -> Result<bool, StorageError> {
+        if self.has_room_for(payloads.clone())? {
+            return self.append_some(payloads);
+        }
+        payloads.for_each(|payload| self.ledger.decide(record::front(payload), false));
+        Ok(false)
+    }
+
+    /// Whether there is room in the active segment and the one after it, which is taken now if it will be needed.
+    fn has_room_for(&mut self, payloads: Payloads<'_>) -> Result<bool, StorageError> {
+        let needed = payloads.map(|payload| framed_len(payload.len()) as u64).sum();
+        if !self.is_shedding && self.active.as_ref().is_some_and(|active| active.room() >= needed) {
+            return Ok(true);
+        }
+        self.next = self.next.take().or_else(|| self.supply.take());
+        Ok(self.next.is_some() || self.rotate()?)
+    }
+
+    /// Appends or sheds each, and says whether all were appended.
+    fn append_some(&mut self, payloads: Payloads<'_>) -> Result<bool, StorageError> {
+        let mut are_all_appended = true;
         for payload in payloads {
             let has_room =
                 !self.is_shedding && self.active.as_ref().is_some_and(|active| active.has_room(payload.len()));
             let has_room = has_room || self.rotate()?;
             let active = self.active.as_mut().filter(|_| has_room);
             self.ledger.decide(record::front(payload), active.is_some());
-            if let Some(active) = active {
-                active.append(payload);
-                appended += 1;
+            match active {
+                Some(active) => active.append(payload),
+                None => are_all_appended = false,
             }
         }
-        Ok(appended)
+        Ok(are_all_appended)
     }
 
     /// Goes on in a new segment; false if there is none, and events are shed.
     fn rotate(&mut self) -> Result<bool, StorageError> {
-        let prepared = self.supply.take();
+        let prepared = self.next.take().or_else(|| self.supply.take());
         let is_shedding = prepared.is_none();
         if is_shedding != self.is_shedding {
             self.is_shedding = is_shedding;
@@ -277,6 +301,9 @@ impl Writer {
             error!("no room for the closing ledger record: this life will look as if it had been killed");
         }
         self.commit(0);
+        if let Some(unused) = self.next.take() {
+            unused.discard()?;
+        }
         if let Some(active) = self.active.take() {
             self.tell_syncer(Task::Seal(active.share()));
         }

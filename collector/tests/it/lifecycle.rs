@@ -84,6 +84,24 @@ fn idle_connections_do_not_hold_up_the_end() {
 }
 
 #[test]
+fn what_is_about_to_be_sent_when_it_is_told_to_stop_is_taken() {
+    let mut fixture = Fixture::start(&[]);
+    let mut silent: Vec<Connection> = (0..20).map(|_| fixture.connect()).collect();
+    wait_for("all to be accepted", || (fixture.connections() == 20.0).then_some(()));
+    terminate(fixture.collector.pid());
+    wait_for("the end to begin", || {
+        try_request(fixture.collector.admin, "GET", "/readyz", &[], b"").ok().filter(|reply| reply.status == 503)
+    });
+    for connection in &mut silent {
+        connection.send(post("", &[], b"a=1"));
+    }
+    for connection in &mut silent {
+        assert_eq!(connection.reply().status, 204);
+    }
+    assert!(wait_for("its end", || fixture.collector.ended()).success());
+}
+
+#[test]
 fn what_takes_too_long_when_it_is_told_to_stop_is_shed() {
     let mut fixture = Fixture::start(&["--drain-timeout=200ms", "--body-timeout=1h"]);
     let mut half_sent = fixture.connect();

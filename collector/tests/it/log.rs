@@ -360,6 +360,37 @@ fn a_spare_is_used_again_and_nothing_of_its_past_comes_back() {
 }
 
 #[test]
+fn what_is_answered_together_is_taken_together_or_not_at_all() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    let mut sent = 0;
+    while segments(data.path()).len() < 3 {
+        send(&log, sent..sent + 100, Level::Logged).expect("taken");
+        sent += 100;
+    }
+    log.finish();
+    // one segment can be had, and no more
+    let full = &segments(data.path())[0];
+    let spare = data.path().join(layout::LOG).join(layout::SPARE).join(full.file_name().expect("a name"));
+    #[expect(clippy::disallowed_methods, reason = "the test plays the compactor")]
+    std::fs::rename(full, spare).expect("one folder");
+    let before = read(data.path()).events.len();
+    let one_more = Options { reserve: u64::MAX / 2, ..options(data.path()) };
+    let (log, _) = Log::start(one_more, |error| panic!("{error}")).expect("a full disk is no failure");
+    let mut taken = 0;
+    let refused = loop {
+        match send(&log, sent..sent + 70, Level::Logged) {
+            Ok(()) => (taken, sent) = (taken + 70, sent + 70),
+            Err(reason) => break reason,
+        }
+    };
+    log.finish();
+    assert_eq!(refused, Shed::Disk);
+    assert!(taken > 0);
+    assert_eq!(read(data.path()).events.len() - before, taken);
+}
+
+#[test]
 fn without_room_for_a_segment_events_are_shed_and_counted() {
     let data = tempfile::tempdir().expect("a folder");
     let no_room = Options { reserve: u64::MAX / 2, ..options(data.path()) };

@@ -106,6 +106,9 @@ pub enum Detail {
     /// One event that would not fit into a record.
     #[error("the event is larger than {} KiB", MAX_EVENT_BYTES / 1024)]
     TooLarge,
+    /// More than the log takes of one body: each event repeats what the headers say. Only the door knows.
+    #[error("the events of this body are too large together")]
+    TooMuch,
     /// `multipart/…`
     #[error("multipart bodies are not taken")]
     Multipart,
@@ -118,7 +121,7 @@ impl Detail {
     /// The word that the ledger counts it under.
     pub fn reason(&self) -> Refusal {
         match self {
-            Self::TooMany { .. } | Self::TooLarge => Refusal::TooLarge,
+            Self::TooMany { .. } | Self::TooLarge | Self::TooMuch => Refusal::TooLarge,
             Self::Multipart => Refusal::Type,
             Self::Site => Refusal::Site,
             Self::Id

@@ -169,3 +169,30 @@ fn a_body_that_does_not_come_in_time_is_given_up_and_is_no_event() {
     assert_eq!(fixture.collector.request("POST", "/api/beacon", &[], b"a=1").status, 204);
     fixture.assert_ledger([1, 1, 0]);
 }
+
+#[test]
+fn a_body_that_is_refused_unseen_counts_as_many_events_as_it_has() {
+    let fixture = Fixture::start(&[]);
+    let lines = b"a=1\na=2\na=3";
+    let post = |query: &str, headers: &[(&str, &str)]| {
+        fixture.collector.request("POST", &format!("/api/beacon{query}"), headers, lines)
+    };
+    assert_eq!(post("", &[("Sec-Purpose", "prefetch")]).header("tallylight-refused"), Some("speculative"));
+    assert_eq!(post("?ack=never", &[]).header("tallylight-refused"), Some("malformed"));
+    fixture.assert_ledger([6, 0, 6]);
+}
+
+#[test]
+fn a_small_body_does_not_become_a_great_deal_of_log() {
+    let fixture = Fixture::start(&[]);
+    let referer = format!("https://shop.example/{}", "x".repeat(12_000));
+    let reply =
+        fixture.collector.request("POST", "/api/beacon", &[("Referer", &referer)], "a=1\n".repeat(1000).as_bytes());
+    assert_eq!(reply.status, 204);
+    let refused = reply.header("tallylight-refused").unwrap();
+    let (events, reason) = refused.split_once(' ').unwrap();
+    assert_eq!(reason, "too_large");
+    let events: u64 = events.parse().unwrap();
+    assert!((600..700).contains(&events), "{events}: 4 MiB are taken");
+    fixture.assert_ledger([1000, 1000 - events, events]);
+}

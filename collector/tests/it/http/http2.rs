@@ -130,3 +130,30 @@ fn the_preface_may_come_byte_by_byte() {
     std::io::Read::read_exact(&mut connection.stream, &mut frame).unwrap();
     assert_eq!(frame[3], 4, "a SETTINGS frame comes first");
 }
+
+/// A frame of HTTP/2 (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, len, kind, flags, 0, 0, 0, stream][..], payload].concat()
+}
+
+#[test]
+fn a_body_cut_short_by_a_reset_without_an_error_is_no_event() {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    // POST, http, :path and :authority as literals (RFC 7541, appendix A)
+    let head = [&[0x83, 0x86, 0x04, 11][..], b"/api/beacon", &[0x01, 1], b"x"].concat();
+    let fixture = Fixture::start(&[]);
+    let mut connection = fixture.connect();
+    connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    for cut in [1, 3, 5] {
+        connection.send(frame(HEADERS, END_HEADERS, cut, &head));
+        connection.send(frame(0, 0, cut, b"value=10"));
+        connection.send(frame(RST_STREAM, 0, cut, &[0; 4]));
+    }
+    connection.send(frame(HEADERS, END_HEADERS, 7, &head));
+    connection.send(frame(0, END_STREAM, 7, b"value=1000"));
+    fixture.assert_ledger([1, 1, 0]);
+}
