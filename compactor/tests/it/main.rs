@@ -10,6 +10,7 @@ mod client;
 mod crowd;
 mod deploy;
 mod disk_full;
+mod docs;
 mod freshness;
 mod killed;
 mod out;
