@@ -11,6 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use tallylight_proto::layout;
+use tallylight_proto::time::Hour;
+
 use crate::testlog::{self, HOUR, MINUTE, START, TestLog, aged, crawled, event};
 
 fn command(data: &Path, args: &[&str]) -> Command {
@@ -322,6 +325,30 @@ fn a_failing_output_is_shown_and_tried_again() {
 }
 
 #[test]
+fn an_output_that_fails_for_one_hour_does_not_look_well_while_that_gathers() {
+    const ERRORS: &str = "tallylight_compactor_publish_errors_total";
+    let (_folder, mut log) = log();
+    log.events(&[event(1, 0), aged(2, 0, 5 * HOUR)]);
+    log.commit();
+    let folders =
+        [START, START - 5 * HOUR].map(|at| log.data.join("out/hourly").join(layout::hour_folder(Hour::of(at))));
+    for folder in &folders {
+        fs::create_dir_all(folder.parent().unwrap()).unwrap();
+        fs::write(folder, "in the way").unwrap();
+    }
+    let following = Following::start(&log.data, &[]);
+    until("not ready", || following.get("/readyz").starts_with("HTTP/1.1 503").then_some(()));
+    // the hour that is running could be published, and the other one would gather for ten minutes
+    fs::remove_file(&folders[0]).unwrap();
+    let errors = following.metric(ERRORS);
+    until("it goes on failing", || (following.metric(ERRORS) >= errors + 3.0).then_some(()));
+    assert!(following.get("/readyz").starts_with("HTTP/1.1 503"));
+    fs::remove_file(&folders[1]).unwrap();
+    until("both hours", || folders.iter().all(|folder| folder.join("node-1.parquet").exists()).then_some(()));
+    until("ready again", || following.get("/readyz").starts_with("HTTP/1.1 200").then_some(()));
+}
+
+#[test]
 fn bit_rot_in_the_id_index_costs_its_making_and_nothing_else() {
     let (folder, mut log) = log();
     let data = folder.path().join("data");
@@ -365,5 +392,5 @@ fn a_clock_that_was_ahead_for_one_record_completes_no_hour_for_good() {
     log.commit();
     assert!(compactor(&data, &[]).status.success());
     let complete = watermark(&data).unwrap()["complete_through"].clone();
-    assert_eq!(complete, json!(tallylight_proto::time::Hour::of(START).to_string()));
+    assert_eq!(complete, json!(Hour::of(START).to_string()));
 }
