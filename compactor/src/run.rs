@@ -88,7 +88,8 @@ pub fn follow(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<(),
     let mut compaction = None;
     let mut has_failed = false;
     loop {
-        let ended = follow_once(&mut state, &mut compaction, &mut has_failed, settings, metrics, stop);
+        let ended = follow_once(&mut state, &mut compaction, has_failed, settings, metrics, stop);
+        has_failed = ended.is_err();
         match ended {
             Err(error) if error.is_unusable() || stop.is_set() => return Err(error),
             Err(error) => {
@@ -111,7 +112,7 @@ pub fn follow(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<(),
 fn follow_once(
     state: &mut Option<StateFolder>,
     compaction: &mut Option<Compaction>,
-    has_failed: &mut bool,
+    has_failed: bool,
     settings: &Settings,
     metrics: &Metrics,
     stop: &Stop,
@@ -135,8 +136,7 @@ fn follow_once(
     }
     let compaction = compaction.as_mut().expect("opened just now");
     // what could not be published is tried again at once: it must not look well while it gathers anew
-    let ended = pass(compaction, settings, metrics, stop, if *has_failed { When::Retrying } else { When::Following });
-    *has_failed = ended.is_err();
+    let ended = pass(compaction, settings, metrics, stop, if has_failed { When::Retrying } else { When::Following });
     if let Ok(behind) = compaction.bytes_behind() {
         // after a failure what was read counts for nothing
         metrics.behind(if ended.is_ok() { behind } else { behind.max(1) });

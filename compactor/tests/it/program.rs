@@ -328,10 +328,13 @@ fn a_failing_output_is_shown_and_tried_again() {
 fn an_output_that_fails_for_one_hour_does_not_look_well_while_that_gathers() {
     const ERRORS: &str = "tallylight_compactor_publish_errors_total";
     let (_folder, mut log) = log();
-    log.events(&[event(1, 0), aged(2, 0, 5 * HOUR)]);
+    log.event(&event(1, 0));
+    log.commit();
+    assert!(compactor(&log.data, &[]).status.success());
+    log.events(&[event(2, HOUR), aged(3, HOUR, 6 * HOUR)]);
     log.commit();
     let folders =
-        [START, START - 5 * HOUR].map(|at| log.data.join("out/hourly").join(layout::hour_folder(Hour::of(at))));
+        [START + HOUR, START - 5 * HOUR].map(|at| log.data.join("out/hourly").join(layout::hour_folder(Hour::of(at))));
     for folder in &folders {
         fs::create_dir_all(folder.parent().unwrap()).unwrap();
         fs::write(folder, "in the way").unwrap();
