@@ -38,15 +38,17 @@ impl Release {
             }
             let next_file = SegmentFile::open(&log, *next)?;
             let Ok(next_page) = next_file.page()? else { break };
+            let page = SegmentFile::open(&log, *base)?.page()?;
             // one whose header is lost will never be sealed, and is only ever deleted
-            if SegmentFile::open(&log, *base)?.page()?.is_ok_and(|page| page.sealed.is_none()) {
+            if page.as_ref().is_ok_and(|page| page.sealed.is_none()) {
                 break;
             }
             let is_old = next_file.begun_at(&next_page)?.is_some_and(|begun| begun < self.ended_before);
             if !is_old && !is_short_of_space(&log, &next_page)? {
                 break;
             }
-            let how = let_go(&log, *base, next_page.header.capacity)?;
+            let is_reusable = page.is_ok_and(|page| page.header.capacity == next_page.header.capacity);
+            let how = let_go(&log, *base, is_reusable)?;
             tracing::info!(segment = %layout::segment(*base), is_old, "segment {how}");
             released += 1;
         }
@@ -59,10 +61,9 @@ fn is_short_of_space(log: &Path, page: &HeaderPage) -> Result<bool, StorageError
 }
 
 /// Makes a spare of a segment, or deletes it.
-fn let_go(log: &Path, base: u64, capacity: u64) -> Result<&'static str, StorageError> {
+fn let_go(log: &Path, base: u64, is_reusable: bool) -> Result<&'static str, StorageError> {
     let path = log.join(layout::segment(base));
     let spares = log.join(layout::SPARE);
-    let is_reusable = SegmentFile::open(log, base)?.page()?.is_ok_and(|page| page.header.capacity == capacity);
     if is_reusable && spares_in(&spares)? < SPARES {
         storage::create_dir_all(&spares)?;
         storage::move_file(&path, &spares.join(layout::segment(base)))?;

@@ -549,6 +549,20 @@ fn compacted_segments_are_kept_spared_or_deleted_but_never_the_last() {
 }
 
 #[test]
+fn a_segment_that_the_collector_has_yet_to_seal_stays() {
+    let folder = testlog::folder();
+    let config = Config { retain: 0, ..config(folder.path()) };
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.commit();
+    let left = log.base();
+    log.begin_next(NOW - HOUR);
+    let compaction = once(&config).unwrap();
+    assert!(compaction.commit().unwrap().snapshot.place.position > log.base(), "it is covered");
+    assert_eq!(crate::log::bases(&folder.path().join("log")).unwrap(), [left, log.base()]);
+}
+
+#[test]
 fn a_full_disk_lets_go_of_segments_before_their_time() {
     let folder = testlog::folder();
     let config = config(folder.path());
