@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
+use crate::datagram::Number;
 use crate::reason::Front;
 use crate::time::{LATE_MS, Millis};
 
@@ -48,6 +49,8 @@ pub struct Event<'a> {
     pub value: Option<Micros>,
     /// Events that this client gave up since it last said so.
     pub lost: u32,
+    /// The framed datagram that it came in.
+    pub origin: Option<Origin>,
     /// Everything else, in the order it came, each key once.
     pub props: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
@@ -62,6 +65,17 @@ impl Event<'_> {
     pub fn is_late(&self) -> bool {
         Millis::from(self.age_ms) > LATE_MS
     }
+}
+
+/// Where in which datagram an event stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The datagram's number.
+    pub number: Number,
+    /// The event's place among the entries of its body, from 0.
+    pub place: u16,
+    /// It is the last one that was taken, and so the datagram is whole. Known only when all of it was looked at.
+    pub is_last: bool,
 }
 
 /// An event's id, and who made it.

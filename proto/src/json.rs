@@ -1,12 +1,14 @@
 //! Events as JSON, for people and their tools: what `debug=1` answers and what `inspect` prints.
 //!
 //! Keys are those of a beacon, all of them always there; times are RFC 3339 in UTC; `value` is a number with
-//! exactly the digits that are kept, or null.
+//! exactly the digits that are kept, or null. Events of framed datagrams have `key`, `source` (16 hex digits) and
+//! `sequence` besides.
 
 use serde::Serialize;
 use serde::ser::{Error as _, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use crate::datagram::SourceId;
 use crate::event::Event;
 use crate::time::rfc3339;
 
@@ -36,6 +38,12 @@ impl Serialize for EventJson<'_> {
         map.serialize_entry("event_at", &rfc3339(event.event_at()))?;
         map.serialize_entry("ip", &event.ip)?;
         map.serialize_entry("front", event.front.label())?;
+        if let Some(origin) = event.origin {
+            let SourceId { key, source } = origin.number.source;
+            map.serialize_entry("key", &key)?;
+            map.serialize_entry("source", &format!("{source:016x}"))?;
+            map.serialize_entry("sequence", &origin.number.sequence)?;
+        }
         map.serialize_entry("props", &Props(event))?;
         map.end()
     }
@@ -74,6 +82,7 @@ mod tests {
             ip: Some([192, 0, 2, 0].into()),
             value: Some(Micros(8_999_999_999_123_457)),
             lost: 1,
+            origin: None,
             props: vec![("b".into(), "2".into()), ("a".into(), "é".into())],
         }
     }

@@ -1,16 +1,17 @@
 //! The ledger: how many events had which outcome.
 //!
-//! `received = logged + shed + refused`, always. The counts in the log are the writer's own: they advance
+//! For each front `received = logged + shed + refused`, always. The counts in the log are the writer's own: they advance
 //! only by what was appended before them and by what travelled in the same batches, so that the sum holds in
 //! every ledger record, after any crash.
 
-use crate::reason::{Front, Refusal, Shed};
+use crate::reason::{DatagramRefusal, Front, Refusal, Shed};
+use crate::sources::Marks;
 
-/// Cumulative counts of events by outcome, since the log began.
+/// What became of the events of one front, or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Reached the door, by [`Front`].
-    pub received: [u64; Front::ALL.len()],
+pub struct FrontCounts {
+    /// Reached the door.
+    pub received: u64,
     /// In the log.
     pub logged: u64,
     /// Not taken, may be sent again, by [`Shed`].
@@ -19,31 +20,98 @@ pub struct Counts {
     pub refused: [u64; Refusal::ALL.len()],
 }
 
+/// What became of datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DatagramCounts {
+    /// Read from a socket, whatever they are.
+    pub received: u64,
+    /// Sent, as later numbers show, and not there within a second.
+    pub lost: u64,
+    /// Lost ones that came after all.
+    pub recovered: u64,
+    /// Copies of what was there already.
+    pub duplicate: u64,
+    /// Dropped by the kernel, whose buffer was full. Framed ones are among the lost as well.
+    pub kernel_dropped: u64,
+    /// Not looked into, by [`DatagramRefusal`].
+    pub refused: [u64; DatagramRefusal::ALL.len()],
+}
+
+/// Cumulative counts by outcome, since the log began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events, by [`Front`].
+    pub fronts: [FrontCounts; Front::ALL.len()],
+    /// Datagrams.
+    pub datagrams: DatagramCounts,
+}
+
+const FRONT_COUNTS_LEN: usize = 2 + Shed::ALL.len() + Refusal::ALL.len();
+
 /// How many numbers [`Counts`] is.
-pub const COUNTS_LEN: usize = Front::ALL.len() + 1 + Shed::ALL.len() + Refusal::ALL.len();
+pub const COUNTS_LEN: usize = Front::ALL.len() * FRONT_COUNTS_LEN + 5 + DatagramRefusal::ALL.len();
+
+impl FrontCounts {
+    fn numbers(&mut self) -> impl Iterator<Item = &mut u64> {
+        let Self { received, logged, shed, refused } = self;
+        [received, logged].into_iter().chain(shed).chain(refused)
+    }
+
+    /// All that are shed, whatever for.
+    pub fn all_shed(&self) -> u64 {
+        self.shed.iter().sum()
+    }
+
+    /// All that are refused, whatever for.
+    pub fn all_refused(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+
+    /// `received = logged + shed + refused`
+    pub fn is_balanced(&self) -> bool {
+        let parts = [self.logged].into_iter().chain(self.shed).chain(self.refused);
+        parts.map(u128::from).sum::<u128>() == u128::from(self.received)
+    }
+}
 
 impl Counts {
+    fn numbers(&mut self) -> impl Iterator<Item = &mut u64> {
+        let DatagramCounts { received, lost, recovered, duplicate, kernel_dropped, refused } = &mut self.datagrams;
+        let datagrams = [received, lost, recovered, duplicate, kernel_dropped].into_iter().chain(refused);
+        self.fronts.iter_mut().flat_map(FrontCounts::numbers).chain(datagrams)
+    }
+
     /// All of them, in the order in which they stand in a ledger record. New ones are only ever added behind.
-    pub fn to_array(&self) -> [u64; COUNTS_LEN] {
+    pub fn to_array(mut self) -> [u64; COUNTS_LEN] {
         let mut all = [0; COUNTS_LEN];
-        let numbers = self.received.iter().chain([&self.logged]).chain(&self.shed).chain(&self.refused);
-        all.iter_mut().zip(numbers).for_each(|(slot, number)| *slot = *number);
+        all.iter_mut().zip(self.numbers()).for_each(|(slot, number)| *slot = *number);
         all
     }
 
     /// The way back. Missing ones (an older writer) are 0.
     pub fn from_numbers(numbers: impl IntoIterator<Item = u64>) -> Self {
         let mut counts = Self::default();
-        let slots =
-            counts.received.iter_mut().chain([&mut counts.logged]).chain(&mut counts.shed).chain(&mut counts.refused);
-        slots.zip(numbers).for_each(|(slot, number)| *slot = number);
+        counts.numbers().zip(numbers).for_each(|(slot, number)| *slot = number);
         counts
     }
 
+    /// The counts of one front.
+    pub fn front(&mut self, front: Front) -> &mut FrontCounts {
+        &mut self.fronts[front.index()]
+    }
+
+    /// The sums over all fronts.
+    pub fn events(&self) -> FrontCounts {
+        let mut sum = FrontCounts::default();
+        for mut front in self.fronts {
+            sum.numbers().zip(front.numbers()).for_each(|(sum, number)| *sum = sum.wrapping_add(*number));
+        }
+        sum
+    }
+
     /// Adds what happened since.
-    pub fn add(&mut self, since: &Counts) {
-        let sums = self.to_array().into_iter().zip(since.to_array()).map(|(a, b)| a.wrapping_add(b));
-        *self = Self::from_numbers(sums);
+    pub fn add(&mut self, mut since: Counts) {
+        self.numbers().zip(since.numbers()).for_each(|(sum, number)| *sum = sum.wrapping_add(*number));
     }
 
     /// Whether nothing was counted.
@@ -51,15 +119,14 @@ impl Counts {
         *self == Self::default()
     }
 
-    /// `received = logged + shed + refused`
+    /// `received = logged + shed + refused`, for each front.
     pub fn is_balanced(&self) -> bool {
-        let sum = |numbers: &[u64]| numbers.iter().map(|n| u128::from(*n)).sum::<u128>();
-        sum(&self.received) == u128::from(self.logged) + sum(&self.shed) + sum(&self.refused)
+        self.fronts.iter().all(FrontCounts::is_balanced)
     }
 }
 
 /// What a ledger record says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     /// When it was written: log time goes on without traffic.
     pub at: i64,
@@ -70,6 +137,8 @@ pub struct Ledger {
     pub closing: bool,
     /// Cumulative over all lives.
     pub counts: Counts,
+    /// How far the sources of framed datagrams have got.
+    pub marks: Marks,
 }
 
 #[cfg(test)]
@@ -80,19 +149,32 @@ mod tests {
     fn numbers_read_back_and_missing_ones_are_zero() {
         let counts = Counts::from_numbers(1..);
         assert_eq!(Counts::from_numbers(counts.to_array()), counts);
-        assert_eq!(counts.refused[Refusal::Signature.index()], COUNTS_LEN as u64);
-        assert_eq!(Counts::from_numbers([3]).received, [3, 0, 0, 0]);
+        assert_eq!(counts.datagrams.refused[DatagramRefusal::Address.index()], COUNTS_LEN as u64);
+        assert_eq!(Counts::from_numbers([3]), Counts::from_numbers([3, 0, 0, 0]));
     }
 
     #[test]
-    fn an_unbalanced_ledger_is_seen() {
+    fn sums_are_over_all_fronts() {
+        let mut counts = Counts::default();
+        for front in Front::ALL {
+            counts.front(front).received = 10;
+            counts.front(front).shed[1] = 2;
+        }
+        counts.add(counts);
+        assert_eq!((counts.events().received, counts.events().all_shed()), (80, 16));
+    }
+
+    #[test]
+    fn an_unbalanced_ledger_is_seen_whatever_the_other_fronts_say() {
         let mut counts = Counts::default();
         assert!(counts.is_balanced());
-        counts.received[0] = 3;
-        counts.logged = 1;
-        counts.shed[1] = 1;
+        counts.front(Front::Udp).received = 3;
+        counts.front(Front::Udp).logged = 1;
+        counts.front(Front::Udp).shed[1] = 1;
+        counts.front(Front::Http1).refused[2] = 1;
         assert!(!counts.is_balanced());
-        counts.refused[2] = 1;
+        counts.front(Front::Http1).refused[2] = 0;
+        counts.front(Front::Udp).refused[2] = 1;
         assert!(counts.is_balanced());
     }
 }

@@ -19,15 +19,19 @@
 #![forbid(unsafe_code)]
 
 pub mod beacon;
+pub mod datagram;
 pub mod event;
 pub mod json;
+pub mod keys;
 pub mod layout;
 pub mod ledger;
 pub mod reason;
 pub mod record;
 pub mod segment;
+pub mod sources;
 pub mod time;
+mod varint;
 
 pub use event::{Event, Id, Micros};
 pub use ledger::Counts;
-pub use reason::{Front, Refusal, Shed};
+pub use reason::{DatagramRefusal, Front, Refusal, Shed};

@@ -78,3 +78,19 @@ words! {
         Signature = "signature",
     }
 }
+
+words! {
+    /// Why a datagram is refused as a whole, before any event in it is looked at.
+    DatagramRefusal {
+        /// Its tag is wrong or missing, or no key can check it.
+        Tag = "tag",
+        /// It is plain where only keyed ones are taken.
+        Plain = "plain",
+        /// Its number is older than the window.
+        Stale = "stale",
+        /// It is no datagram of ours: cut short, of another version, or with nothing in it.
+        Malformed = "malformed",
+        /// Whoever sent it may not send unkeyed.
+        Address = "address",
+    }
+}

@@ -6,18 +6,22 @@
 //! ```text
 //! event                                     ledger
 //!  0  u8   kind = 1                          0  u8   kind = 2
-//!  1  u8   flags: 1 id made here, 2 value    1  u8   flags: 1 closing
-//!  2  u8   front                             2  u16  count of numbers
-//!  3  u8   length of ip: 0, 4 or 16          4  u32  0
-//!  4  u32  age, ms                           8  i64  at, ms
-//!  8  i64  received at, ms                  16  i64  life, ms
-//! 16  16   id                               24  u64… counts, in the order of Counts::to_array
-//! 32  i64  value, millionths                    (a reader ignores what follows those it knows)
+//!  1  u8   flags: 1 id made here, 2 value,   1  u8   flags: 1 closing
+//!           4 framed, 8 last                  2  u16  count of numbers
+//!  2  u8   front                             4  u32  0
+//!  3  u8   length of ip: 0, 4 or 16          8  i64  at, ms
+//!  4  u32  age, ms                          16  i64  life, ms
+//!  8  i64  received at, ms                  24  …    counts, LEB128, in the order of Counts::to_array
+//! 16  16   id                                   …    marks (crate::sources)
+//! 32  i64  value, millionths
 //! 40  u32  lost
 //! 44  …    ip
+//!          if framed: u64 source, u64 sequence, u16 place, u8 key, u8 flags: 1 keyed
 //!          str site, event, target, page, item, placement, visitor, user agent
 //!          str str a property, as often as there are any
 //! ```
+//!
+//! The last record of a framed datagram is flagged: where it is missing, the datagram is not whole.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -25,16 +29,23 @@ use std::net::IpAddr;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::event::{Event, Id, Micros};
+use crate::datagram::{Number, SourceId};
+use crate::event::{Event, Id, Micros, Origin};
 use crate::ledger::{COUNTS_LEN, Counts, Ledger};
 use crate::reason::Front;
+use crate::sources::Marks;
+use crate::varint;
 
 const KIND_EVENT: u8 = 1;
 const KIND_LEDGER: u8 = 2;
 const FLAG_MADE_HERE: u8 = 1;
 const FLAG_VALUE: u8 = 2;
+const FLAG_FRAMED: u8 = 4;
+const FLAG_LAST: u8 = 8;
+const FLAG_KEYED: u8 = 1;
 const FLAG_CLOSING: u8 = 1;
 const EVENT_FIXED: usize = 44;
+const ORIGIN_LEN: usize = 20;
 const LEDGER_FIXED: usize = 24;
 
 /// What a record holds.
@@ -72,7 +83,13 @@ pub enum RecordError {
 
 /// Appends an event's record to `out`.
 pub fn encode_event(event: &Event<'_>, out: &mut Vec<u8>) {
-    let flags = u8::from(event.id.made_here) * FLAG_MADE_HERE + u8::from(event.value.is_some()) * FLAG_VALUE;
+    let flags = [
+        (event.id.made_here, FLAG_MADE_HERE),
+        (event.value.is_some(), FLAG_VALUE),
+        (event.origin.is_some(), FLAG_FRAMED),
+        (event.origin.is_some_and(|origin| origin.is_last), FLAG_LAST),
+    ];
+    let flags = flags.into_iter().map(|(is_set, flag)| u8::from(is_set) * flag).sum();
     let mut ip = [0; 16];
     let ip_len: u8 = match event.ip {
         None => 0,
@@ -94,6 +111,12 @@ pub fn encode_event(event: &Event<'_>, out: &mut Vec<u8>) {
     fixed[40..44].copy_from_slice(&event.lost.to_le_bytes());
     out.extend_from_slice(&fixed);
     out.extend_from_slice(&ip[..usize::from(ip_len)]);
+    if let Some(Origin { number: Number { source, sequence }, place, is_last: _ }) = event.origin {
+        out.extend_from_slice(&source.source.to_le_bytes());
+        out.extend_from_slice(&sequence.to_le_bytes());
+        out.extend_from_slice(&place.to_le_bytes());
+        out.extend_from_slice(&[source.key.unwrap_or(0), u8::from(source.key.is_some()) * FLAG_KEYED]);
+    }
     for text in strings(event) {
         put_str(out, text);
     }
@@ -111,8 +134,14 @@ pub fn encode_ledger(ledger: &Ledger, out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&ledger.at.to_le_bytes());
     out.extend_from_slice(&ledger.life.to_le_bytes());
-    for number in ledger.counts.to_array() {
-        out.extend_from_slice(&number.to_le_bytes());
+    ledger.counts.to_array().into_iter().for_each(|number| varint::put(out, number));
+    ledger.marks.encode(out);
+}
+
+/// Flags an event's record as the last one of its datagram, after it was encoded.
+pub fn flag_as_last(payload: &mut [u8]) {
+    if let [KIND_EVENT, flags, ..] = payload {
+        *flags |= FLAG_LAST;
     }
 }
 
@@ -143,6 +172,17 @@ fn decode_event(payload: &[u8]) -> Result<Event<'_>, RecordError> {
         16 => <[u8; 16]>::try_from(ip).ok().map(IpAddr::from),
         _ => return Err(RecordError::BadField { field: "ip" }),
     };
+    let (origin, rest) = match fixed[1] & FLAG_FRAMED {
+        0 => (None, rest),
+        _ => {
+            let (origin, rest) = rest.split_first_chunk::<ORIGIN_LEN>().ok_or(short)?;
+            let key = (origin[19] & FLAG_KEYED != 0).then_some(origin[18]);
+            let source = SourceId { key, source: u64::from_le_bytes(chunk(origin, 0)) };
+            let number = Number { source, sequence: u64::from_le_bytes(chunk(origin, 8)) };
+            let place = u16::from_le_bytes(chunk(origin, 16));
+            (Some(Origin { number, place, is_last: fixed[1] & FLAG_LAST != 0 }), rest)
+        }
+    };
     let mut strings = Strings { rest, short };
     let mut event = Event {
         id: Id { uuid: Uuid::from_bytes(chunk(fixed, 16)), made_here: fixed[1] & FLAG_MADE_HERE != 0 },
@@ -160,6 +200,7 @@ fn decode_event(payload: &[u8]) -> Result<Event<'_>, RecordError> {
         ip,
         value: (fixed[1] & FLAG_VALUE != 0).then(|| Micros(i64::from_le_bytes(chunk(fixed, 32)))),
         lost: u32::from_le_bytes(chunk(fixed, 40)),
+        origin,
         props: Vec::new(),
     };
     while !strings.rest.is_empty() {
@@ -170,14 +211,15 @@ fn decode_event(payload: &[u8]) -> Result<Event<'_>, RecordError> {
 
 fn decode_ledger(payload: &[u8]) -> Result<Ledger, RecordError> {
     let short = RecordError::Short { len: payload.len() };
-    let (fixed, rest) = payload.split_first_chunk::<LEDGER_FIXED>().ok_or(short)?;
-    let count = usize::from(u16::from_le_bytes(chunk(fixed, 2)));
-    let numbers = rest.get(..count * 8).ok_or(short)?.chunks_exact(8).map(|eight| u64::from_le_bytes(chunk(eight, 0)));
+    let (fixed, mut rest) = payload.split_first_chunk::<LEDGER_FIXED>().ok_or(short)?;
+    let count = u16::from_le_bytes(chunk(fixed, 2));
+    let numbers = (0..count).map(|_| varint::take(&mut rest).ok_or(short)).collect::<Result<Vec<_>, _>>()?;
     Ok(Ledger {
         at: i64::from_le_bytes(chunk(fixed, 8)),
         life: i64::from_le_bytes(chunk(fixed, 16)),
         closing: fixed[1] & FLAG_CLOSING != 0,
         counts: Counts::from_numbers(numbers),
+        marks: Marks::decode(&mut rest).ok_or(RecordError::BadField { field: "mark" })?,
     })
 }
 
@@ -195,12 +237,7 @@ fn strings<'e>(event: &'e Event<'_>) -> [&'e str; 8] {
 }
 
 fn put_str(out: &mut Vec<u8>, text: &str) {
-    let mut len = text.len();
-    while len >= 0x80 {
-        out.push(len.to_le_bytes()[0] | 0x80);
-        len >>= 7;
-    }
-    out.push(len.to_le_bytes()[0]);
+    varint::put(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
 }
 
@@ -212,19 +249,12 @@ struct Strings<'a> {
 
 impl<'a> Strings<'a> {
     fn next(&mut self) -> Result<Cow<'a, str>, RecordError> {
-        let mut len = 0_usize;
-        for shift in [0, 7, 14, 21] {
-            let (&byte, rest) = self.rest.split_first().ok_or(self.short)?;
-            self.rest = rest;
-            len |= usize::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                let (text, rest) = self.rest.split_at_checked(len).ok_or(self.short)?;
-                self.rest = rest;
-                let text = std::str::from_utf8(text).map_err(|_| RecordError::BadField { field: "string" })?;
-                return Ok(Cow::Borrowed(text));
-            }
-        }
-        Err(RecordError::BadField { field: "length" })
+        let len = varint::take(&mut self.rest).ok_or(self.short)?;
+        let len = usize::try_from(len).map_err(|_| self.short)?;
+        let (text, rest) = self.rest.split_at_checked(len).ok_or(self.short)?;
+        self.rest = rest;
+        let text = std::str::from_utf8(text).map_err(|_| RecordError::BadField { field: "string" })?;
+        Ok(Cow::Borrowed(text))
     }
 }
 
@@ -250,8 +280,12 @@ mod tests {
         let numbers =
             (any::<[u8; 16]>(), any::<bool>(), any::<i64>(), any::<u32>(), any::<Option<i64>>(), any::<u32>());
         let texts = prop::array::uniform8(text());
-        (numbers, 0..4_usize, texts, ip, prop::collection::vec((text(), text()), 0..5)).prop_map(
-            |((id, made_here, received_at, age_ms, value, lost), front, texts, ip, props)| {
+        let origin = any::<Option<(Option<u8>, u64, u64, u16, bool)>>().prop_map(|origin| {
+            let (key, source, sequence, place, is_last) = origin?;
+            Some(Origin { number: Number { source: SourceId { key, source }, sequence }, place, is_last })
+        });
+        (numbers, 0..4_usize, texts, ip, origin, prop::collection::vec((text(), text()), 0..5)).prop_map(
+            |((id, made_here, received_at, age_ms, value, lost), front, texts, ip, origin, props)| {
                 let [site, event, target, page, item, placement, visitor, user_agent] = texts;
                 Event {
                     id: Id { uuid: Uuid::from_bytes(id), made_here },
@@ -269,6 +303,7 @@ mod tests {
                     ip,
                     value: value.map(Micros),
                     lost,
+                    origin,
                     props,
                 }
             },
@@ -281,7 +316,13 @@ mod tests {
             let mut bytes = Vec::new();
             encode_event(&event, &mut bytes);
             prop_assert_eq!(front(&bytes), Some(event.front));
-            prop_assert_eq!(decode(&bytes), Ok(Record::Event(event)));
+            let mut event = event;
+            prop_assert_eq!(decode(&bytes), Ok(Record::Event(event.clone())));
+            flag_as_last(&mut bytes);
+            if let Some(origin) = &mut event.origin {
+                origin.is_last = true;
+                prop_assert_eq!(decode(&bytes), Ok(Record::Event(event)));
+            }
         }
 
         #[test]
@@ -297,7 +338,8 @@ mod tests {
         #[test]
         fn a_ledger_reads_back(at in any::<i64>(), life in any::<i64>(), closing in any::<bool>(), first in any::<u64>()) {
             let numbers = (0..).map(|n: u64| first.wrapping_mul(n));
-            let ledger = Ledger { at, life, closing, counts: Counts::from_numbers(numbers) };
+            let marks = Marks { untracked: first, ..Marks::default() };
+            let ledger = Ledger { at, life, closing, counts: Counts::from_numbers(numbers), marks };
             let mut bytes = Vec::new();
             encode_ledger(&ledger, &mut bytes);
             bytes.extend_from_slice(b"what a later version adds");

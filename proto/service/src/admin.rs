@@ -1,4 +1,5 @@
-//! The admin port: `/metrics`, `/healthz` and `/readyz`, for Prometheus and whoever restarts programs.
+//! The admin port: `/metrics`, `/healthz` and `/readyz`, for Prometheus and whoever restarts programs, and whatever pages
+//! a program adds.
 //!
 //! The rule kept here: the admin port runs on a thread of its own, with a few connections and short patience,
 //! so that it answers when the rest of the program is busy and the rest never waits for it. What it shows
@@ -38,6 +39,12 @@ const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// How often histograms are drained; they keep every sample until then.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What every program has.
+const PATHS: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
+
+/// The format of metrics.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// Says that all is well, or in one line what is not.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
@@ -54,6 +61,19 @@ pub struct Pages {
     pub health: Check,
     /// `/readyz`: 200 if `Ok`, else 503. Not ready means that traffic should go elsewhere.
     pub ready: Check,
+    /// What only this program has.
+    pub further: Arc<[Page]>,
+}
+
+/// A page of one program.
+#[derive(Clone)]
+pub struct Page {
+    /// Where it is.
+    pub path: &'static str,
+    /// What its text is.
+    pub content_type: &'static str,
+    /// Its text as of now.
+    pub body: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
 /// Why there is no admin port.
@@ -197,24 +217,33 @@ async fn accept(listener: tokio::net::TcpListener, pages: &Pages) {
 
 /// The whole of the port: one request, one answer.
 fn answer<B>(request: &Request<B>, pages: &Pages) -> Response<Full<Bytes>> {
-    let get = matches!(*request.method(), Method::GET | Method::HEAD);
-    match request.uri().path() {
-        "/metrics" | "/healthz" | "/readyz" if !get => {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n".into());
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            response
-        }
-        "/metrics" => {
-            (pages.refresh)();
-            let mut response = text(StatusCode::OK, metrics_page(pages));
-            let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, exposition);
-            response
-        }
-        "/healthz" => checked(&pages.health, "ok"),
-        "/readyz" => checked(&pages.ready, "ready"),
-        _ => text(StatusCode::NOT_FOUND, "not found: here are /metrics, /healthz and /readyz\n".into()),
+    let path = request.uri().path();
+    let further = pages.further.iter().find(|page| page.path == path);
+    if further.is_none() && !PATHS.contains(&path) {
+        let further = pages.further.iter().map(|page| page.path);
+        let paths: Vec<&str> = PATHS.into_iter().chain(further).collect();
+        return text(StatusCode::NOT_FOUND, format!("not found: here are {}\n", paths.join(", ")));
     }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n".into());
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match (path, further) {
+        (_, Some(page)) => shown((page.body)(), page.content_type),
+        ("/metrics", None) => {
+            (pages.refresh)();
+            shown(metrics_page(pages), EXPOSITION)
+        }
+        ("/healthz", None) => checked(&pages.health, "ok"),
+        _ => checked(&pages.ready, "ready"),
+    }
+}
+
+fn shown(body: String, content_type: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
 fn metrics_page(pages: &Pages) -> String {
@@ -278,7 +307,15 @@ mod tests {
             let refreshed = Arc::clone(&refreshed);
             move || counter.absolute(refreshed.fetch_add(1, SeqCst) + 1)
         });
-        let pages = Pages { metrics: handle, version: "1.2.3", refresh, health: Arc::clone(&check), ready: check };
+        let further = Page { path: "/things", content_type: "application/json", body: Arc::new(|| "[1]".into()) };
+        let pages = Pages {
+            metrics: handle,
+            version: "1.2.3",
+            refresh,
+            health: Arc::clone(&check),
+            ready: check,
+            further: [further].into(),
+        };
         let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         Fixture { serving: server.serve(pages).unwrap(), state, refreshed }
     }
@@ -307,6 +344,14 @@ mod tests {
     }
 
     #[test]
+    fn a_programs_own_pages_are_shown_beside_the_others() {
+        let fixture = serve();
+        let page = ask(fixture.serving.local_addr(), "GET /things?all");
+        assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("\r\n\r\n[1]"), "{page}");
+        assert!(page.to_lowercase().contains("\r\ncontent-type: application/json\r\n"), "{page}");
+    }
+
+    #[test]
     fn head_has_the_headers_and_no_body() {
         let fixture = serve();
         let answer = ask(fixture.serving.local_addr(), "HEAD /metrics");
@@ -332,7 +377,10 @@ mod tests {
     fn other_paths_and_methods_are_told_so() {
         let fixture = serve();
         let addr = fixture.serving.local_addr();
-        assert!(ask(addr, "GET /").starts_with("HTTP/1.1 404 "));
+        let nowhere = ask(addr, "GET /");
+        assert!(nowhere.starts_with("HTTP/1.1 404 "), "{nowhere}");
+        assert!(nowhere.ends_with("\r\n\r\nnot found: here are /metrics, /healthz, /readyz, /things\n"), "{nowhere}");
+        assert!(ask(addr, "POST /things").starts_with("HTTP/1.1 405 "));
         assert!(ask(addr, "POST /nowhere").starts_with("HTTP/1.1 404 "));
         let wrong = ask(addr, "POST /metrics");
         assert!(wrong.starts_with("HTTP/1.1 405 "), "{wrong}");

@@ -52,6 +52,11 @@ impl Judged {
         self.refused.iter().sum()
     }
 
+    /// Of a body with nothing in it, where that is no event.
+    pub fn blank() -> Self {
+        Self::whole(1, Err(Detail::NoEvents.into()))
+    }
+
     fn refuse(&mut self, events: usize, reject: Reject) {
         self.refused[reject.reason().index()] += events as u64;
         self.first.get_or_insert(reject);
@@ -99,9 +104,9 @@ pub fn from_body(
         let mut fields = Fields::default();
         fields.put_known(Key::Page, body.ping_from);
         fields.put_known(Key::Target, body.ping_to);
-        out.give(fields, PING_EVENT)
+        out.give(fields, PING_EVENT, 0)
     } else if bytes.is_empty() || media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        out.give(Fields::of_query(bytes), DEFAULT_EVENT)
+        out.give(Fields::of_query(bytes), DEFAULT_EVENT, 0)
     } else {
         return lines(bytes, &mut out);
     };
@@ -117,19 +122,21 @@ struct Out<'a, 's> {
 }
 
 impl<'a> Out<'a, '_> {
-    fn give<'e>(&mut self, mut fields: Fields<'e>, name: &'e str) -> Result<(), Detail>
+    /// `place` is where it stands among the body's entries, which are no more than [`MAX_EVENTS`].
+    fn give<'e>(&mut self, mut fields: Fields<'e>, name: &'e str, place: usize) -> Result<(), Detail>
     where
         'a: 'e,
     {
         fields.add_missing(self.url);
-        let event = fields.into_event(name, self.context, self.new_id)?;
+        let place = u16::try_from(place).unwrap_or(u16::MAX);
+        let event = fields.into_event(name, place, self.context, self.new_id)?;
         (self.sink)(&event)
     }
 }
 
 fn whole_object(bytes: &[u8], out: &mut Out<'_, '_>) -> Result<(), Detail> {
     let text = str::from_utf8(bytes).map_err(|_| Detail::NotUtf8)?;
-    out.give(object::fields(text)?, DEFAULT_EVENT)
+    out.give(object::fields(text)?, DEFAULT_EVENT, 0)
 }
 
 fn array(bytes: &[u8], out: &mut Out<'_, '_>) -> Judged {
@@ -145,7 +152,7 @@ fn array(bytes: &[u8], out: &mut Out<'_, '_>) -> Judged {
         _ => {}
     }
     let bad = entries.iter().enumerate().find_map(|(index, entry)| {
-        let given = object::fields(entry.get()).and_then(|fields| out.give(fields, DEFAULT_EVENT));
+        let given = object::fields(entry.get()).and_then(|fields| out.give(fields, DEFAULT_EVENT, index));
         given.err().map(|detail| Reject { place: Place::Entry(index + 1), detail })
     });
     Judged::whole(entries.len(), bad.map_or(Ok(()), Err))
@@ -159,8 +166,8 @@ fn lines(bytes: &[u8], out: &mut Out<'_, '_>) -> Judged {
         return Judged::whole(events, Err(Detail::TooMany { events }.into()));
     }
     let mut judged = Judged::default();
-    for (index, line) in lines {
-        match line_fields(line).and_then(|fields| out.give(fields, DEFAULT_EVENT)) {
+    for (place, (index, line)) in lines.enumerate() {
+        match line_fields(line).and_then(|fields| out.give(fields, DEFAULT_EVENT, place)) {
             Ok(()) => judged.taken += 1,
             Err(detail) => judged.refuse(1, Reject { place: Place::Line(index + 1), detail }),
         }

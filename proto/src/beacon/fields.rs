@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
-use crate::event::{Event, Id, MAX_EVENT_BYTES};
+use crate::event::{Event, Id, MAX_EVENT_BYTES, Origin};
 
 use super::fault::Detail;
 use super::page::{host, site_name};
@@ -116,15 +116,17 @@ impl<'a> Fields<'a> {
         self.props.add_missing(&defaults.props);
     }
 
-    /// Checks them and makes the event. `name` is its name if it says none.
+    /// Checks them and makes the event. `name` is its name if it says none, `place` its place in the body.
     pub(super) fn into_event(
         self,
         name: &'a str,
+        place: u16,
         context: &Context<'a>,
         new_id: &mut dyn FnMut() -> Id,
     ) -> Result<Event<'a>, Detail> {
         let [site, event, target, page, item, placement, visitor, value, id, age, lost, ua] = self.known;
         let page = or(page, context.referer);
+        let origin = context.number.map(|number| Origin { number, place, is_last: false });
         let event = Event {
             received_at: context.received_at,
             age_ms: if age.is_empty() { 0 } else { number::age(&age)? },
@@ -140,10 +142,13 @@ impl<'a> Fields<'a> {
             ip: context.ip.filter(|_| !context.private),
             value: if value.is_empty() { None } else { Some(number::value(&value)?) },
             lost: if lost.is_empty() { 0 } else { number::lost(&lost)? },
+            origin,
             props: self.props.into_list(),
-            id: match id_of(&id)? {
-                Some(uuid) => Id { uuid, made_here: false },
-                None => new_id(),
+            id: match (id_of(&id)?, context.number) {
+                (Some(uuid), _) => Id { uuid, made_here: false },
+                // its copies get the same one
+                (None, Some(number)) => Id { uuid: number.event_id(place), made_here: false },
+                (None, None) => new_id(),
             },
         };
         if text_bytes(&event) + FIXED_BYTES > MAX_EVENT_BYTES {

@@ -24,6 +24,7 @@ mod warnings;
 
 use std::net::IpAddr;
 
+use crate::datagram::Number;
 use crate::event::{Event, Id};
 use crate::reason::Front;
 use crate::time::Millis;
@@ -60,6 +61,8 @@ pub struct Context<'a> {
     pub origin: &'a str,
     /// The header `User-Agent`, or empty.
     pub user_agent: &'a str,
+    /// The number of the datagram that it came in, if that has one.
+    pub number: Option<Number>,
     /// The visitor asked not to be followed (`Sec-GPC: 1`, `DNT: 1`): neither visitor id nor address is kept.
     pub private: bool,
 }
@@ -70,5 +73,5 @@ pub fn from_query<'a>(
     context: &Context<'a>,
     new_id: &mut dyn FnMut() -> Id,
 ) -> Result<Event<'a>, Reject> {
-    Ok(Fields::of_query(query.as_bytes()).into_event(DEFAULT_EVENT, context, new_id)?)
+    Ok(Fields::of_query(query.as_bytes()).into_event(DEFAULT_EVENT, 0, context, new_id)?)
 }

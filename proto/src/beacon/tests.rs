@@ -28,6 +28,7 @@ pub(super) fn context() -> Context<'static> {
         referer: "https://shop.example/",
         origin: "https://origin.example",
         user_agent: "agent",
+        number: None,
         private: false,
     }
 }
