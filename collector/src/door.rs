@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallylight_proto::beacon::{self, Body, Context, Detail, Judged, Reject};
-use tallylight_proto::{Event, Front, Refusal, Shed};
+use tallylight_proto::datagram::Number;
+use tallylight_proto::{DatagramRefusal, Event, Front, Refusal, Shed};
 use tokio::sync::{oneshot, watch};
 
 use crate::ids::IdMaker;
@@ -166,6 +167,51 @@ impl Door {
         })
     }
 
+    /// A datagram, which nobody waits for. The context has its number, if it has one; whether that came before is for
+    /// the log to say.
+    pub fn datagram(&self, bytes: &[u8], context: &Context<'_>) {
+        let shed = self.would_shed();
+        let mut batch = self.batch.take();
+        let here = batch.here();
+        let judged = if bytes.trim_ascii().is_empty() {
+            Judged::blank()
+        } else {
+            let mut push = within_bounds(&mut batch);
+            let mut take = |event: &Event<'_>| if shed.is_some() { Ok(()) } else { push(event) };
+            self.judge(&Body { bytes, ..Body::default() }, context, &mut take)
+        };
+        if judged.taken == 0 {
+            batch.back_to(here);
+        }
+        batch.datagram(here, context.number, &judged, shed);
+        self.batch.replace(batch);
+        self.flush_if_due();
+    }
+
+    /// A framed datagram that says only how far its source has got.
+    pub fn heartbeat(&self, number: Number) {
+        self.batch.borrow_mut().heartbeat(number);
+        self.flush_if_due();
+    }
+
+    /// A datagram that is not looked into.
+    pub fn refuse_datagram(&self, reason: DatagramRefusal) {
+        self.batch.borrow_mut().refuse_datagram(reason);
+    }
+
+    /// The kernel had no room for so many datagrams.
+    pub fn kernel_dropped(&self, datagrams: u64) {
+        self.batch.borrow_mut().kernel_dropped(datagrams);
+    }
+
+    /// Whether the log cannot take a batch now. Datagrams better wait in the kernel, then.
+    pub fn is_blocked(&self) -> bool {
+        if self.is_blocked.get() {
+            self.flush();
+        }
+        self.is_blocked.get()
+    }
+
     /// An event, or a body, that was not even read.
     pub fn refuse(&self, front: Front, reason: Refusal) {
         self.batch.borrow_mut().refuse(front, reason, 1);
@@ -210,7 +256,8 @@ impl Door {
 
     fn flush_if_due(&self) {
         let batch = self.batch.borrow();
-        let is_due = batch.bytes() >= BATCH_BYTES || batch.opened().is_some_and(|opened| opened.elapsed() >= BATCH_AGE);
+        let is_due =
+            batch.weight() >= BATCH_BYTES || batch.opened().is_some_and(|opened| opened.elapsed() >= BATCH_AGE);
         drop(batch);
         if is_due {
             self.flush();
@@ -225,10 +272,7 @@ impl Door {
         if self.appender.is_shedding() {
             return Some(Shed::Disk);
         }
-        if self.is_blocked.get() {
-            self.flush();
-        }
-        self.is_blocked.get().then_some(Shed::Queue)
+        self.is_blocked().then_some(Shed::Queue)
     }
 
     /// Reads a body and gives the events that may come in to `take`.
@@ -343,6 +387,7 @@ mod tests {
             referer: "",
             origin: "",
             user_agent: "",
+            number: None,
             private: false,
         }
     }
@@ -357,10 +402,10 @@ mod tests {
         assert!(matches!(fixture.post(b"[{},{},3]"), Posted::Refused(_)));
         fixture.door.refuse(Front::Http2, Refusal::TooLarge);
         let counts = fixture.finish();
-        assert_eq!(counts.received[Front::Http2.index()], 12);
-        assert_eq!(counts.logged, 6);
-        assert_eq!(counts.refused[Refusal::Malformed.index()], 5);
-        assert_eq!(counts.refused[Refusal::TooLarge.index()], 1);
+        let events = counts.fronts[Front::Http2.index()];
+        assert_eq!((events.received, events.logged), (12, 6));
+        assert_eq!(events.refused[Refusal::Malformed.index()], 5);
+        assert_eq!(events.refused[Refusal::TooLarge.index()], 1);
         assert!(counts.is_balanced());
     }
 
@@ -373,8 +418,9 @@ mod tests {
         assert!(matches!(fixture.post(b"[{},{}]"), Posted::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"nothing"), Posted::Refused(_)));
         let counts = fixture.finish();
-        assert_eq!((counts.logged, counts.shed[Shed::Draining.index()]), (0, 5));
-        assert_eq!(counts.refused[Refusal::Malformed.index()], 2);
+        let events = counts.events();
+        assert_eq!((events.logged, events.shed[Shed::Draining.index()]), (0, 5));
+        assert_eq!(events.refused[Refusal::Malformed.index()], 2);
         assert!(counts.is_balanced());
     }
 
@@ -398,7 +444,8 @@ mod tests {
             sum.add(batch.counts());
             sum
         });
-        assert_eq!((counts.received[Front::Http2.index()], counts.shed[Shed::Queue.index()]), (4, 4));
+        let events = counts.fronts[Front::Http2.index()];
+        assert_eq!((events.received, events.shed[Shed::Queue.index()]), (4, 4));
     }
 
     #[test]
@@ -427,7 +474,7 @@ mod tests {
         fixture.door.flush();
         assert_eq!(one.blocking_recv(), Ok(Ok(())));
         assert_eq!(array.blocking_recv(), Ok(Ok(())));
-        assert_eq!(fixture.finish().logged, 2);
+        assert_eq!(fixture.finish().events().logged, 2);
     }
 
     #[test]

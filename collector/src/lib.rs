@@ -1,9 +1,9 @@
 //! The collector: takes beacons from browsers and servers, and appends their events to a memory-mapped log.
 //!
 //! ```text
-//!            worker 0 ┬ http ──▶ door ─┐
-//!  beacons ─▶ …       │                ├─batches─▶ channel ──▶ log writer ──▶ DATA/log/*.seg
-//!            worker n ┴ http ──▶ door ─┘  bounded               one thread
+//!            worker 0 ┬ http, udp ──▶ door ─┐
+//!  beacons ─▶ …       │                     ├─batches─▶ channel ──▶ log writer ──▶ DATA/log/*.seg
+//!            worker n ┴ http, udp ──▶ door ─┘  bounded               one thread
 //! ```
 //!
 //! Workers are threads that share nothing but the channel. At the door a beacon becomes an event with exactly one
@@ -25,6 +25,7 @@ pub mod clock;
 pub mod door;
 pub mod http;
 pub mod ids;
+pub mod keys;
 pub mod lifecycle;
 pub mod listen;
 pub mod log;
@@ -32,8 +33,10 @@ pub mod metrics;
 pub mod node;
 pub mod phase;
 pub mod readiness;
+pub mod send;
 pub mod settings;
 pub mod signals;
 pub mod sites;
 pub mod stats;
+pub mod udp;
 pub mod worker;

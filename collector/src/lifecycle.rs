@@ -9,14 +9,16 @@
 //! log is finished after the last worker has handed over its last batch.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tallylight_proto::keys::Keys;
 use tallylight_proto::layout;
-use tallylight_service::admin::AdminError;
+use tallylight_service::admin::{AdminError, Page};
 use tallylight_service::recorder::RecorderError;
 use tallylight_service::{AdminServer, Pages, recorder};
 use thiserror::Error;
@@ -25,7 +27,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::http;
 use crate::ids::IdMaker;
-use crate::listen::{ListenError, Listeners};
+use crate::keys::{self, KeysError};
+use crate::listen::{self, ListenError, Listeners};
 use crate::log::{self, Log, LogError, StorageError, storage};
 use crate::metrics::Metrics;
 use crate::node::{self, NodeError};
@@ -35,6 +38,7 @@ use crate::settings::Settings;
 use crate::signals::{Asked, Signals};
 use crate::sites::{Sites, SitesError};
 use crate::stats::WorkerStats;
+use crate::udp::Admission;
 use crate::worker::Worker;
 
 /// Descriptors that are not connections: segments, sockets, the event loops, the admin port.
@@ -50,6 +54,9 @@ pub enum RunError {
     /// The sites cannot be used.
     #[error(transparent)]
     Sites(#[from] SitesError),
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// Two collectors would write one log.
     #[error("another collector runs on {data}: its lock is held")]
     Locked {
@@ -92,8 +99,15 @@ pub enum RunError {
 impl RunError {
     /// What the process ends with: 2 for unusable arguments, else 1.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Sites(_) | Self::NotAFolder { .. }) { 2 } else { 1 }
+        if matches!(self, Self::Sites(_) | Self::Keys(_) | Self::NotAFolder { .. }) { 2 } else { 1 }
     }
+}
+
+/// What is read from files at the start, and again when asked to.
+struct Lists {
+    sites: Sites,
+    /// None of them: nothing can be tagged, and nothing need be.
+    udp_keys: Keys,
 }
 
 /// Runs the collector until it is told to stop.
@@ -105,14 +119,17 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
     let result = runtime.block_on(async {
         // from here on no signal ends the process halfway
         let signals = Signals::new()?;
-        let sites = Sites::load(&settings.site, settings.site_file.as_deref())?;
+        let lists = Lists {
+            sites: Sites::load(&settings.site, settings.site_file.as_deref())?,
+            udp_keys: load_keys(settings.udp_key.as_deref())?,
+        };
         if settings.data.exists() && !settings.data.is_dir() {
             return Err(RunError::NotAFolder { data: settings.data });
         }
         storage::create_folder(&settings.data)?;
         let lock = lock(&settings.data.join(layout::LOCK)).await?;
         let lock = lock.ok_or_else(|| RunError::Locked { data: settings.data.clone() })?;
-        let result = serve(settings, sites, signals).await;
+        let result = serve(settings, lists, signals).await;
         if result.is_err() {
             // the log's threads may still be writing: the lock goes when they do, with the process
             std::mem::forget(lock);
@@ -136,17 +153,23 @@ async fn lock(path: &Path) -> Result<Option<File>, StorageError> {
     }
 }
 
-async fn serve(settings: Settings, sites: Sites, mut signals: Signals) -> Result<(), RunError> {
+async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result<(), RunError> {
     let node = node::name(&settings.data)?;
     let max_connections = raise_descriptors(settings.max_connections.get());
     let workers = settings.worker_count();
-    let stall = settings.body_timeout.duration();
-    let listeners = Listeners::bind(settings.http_addrs(), workers, stall)?;
+    let listeners = Listeners::bind(&listen::Wanted {
+        http: settings.http_addrs(),
+        udp: settings.udp_addrs(),
+        workers,
+        stall: settings.body_timeout.duration(),
+        receive_buffer: usize::try_from(settings.udp_receive_buffer.bytes()).expect("checked: at most 512 MiB"),
+    })?;
     let admin = AdminServer::bind(settings.admin)?;
 
     let stats: Vec<Arc<WorkerStats>> = std::iter::repeat_with(Arc::default).take(workers).collect();
     let recorder = recorder::install()?;
     let metrics = Arc::new(Metrics::new(recorder.clone(), stats.clone()));
+    metrics.set_receive_buffer(listeners.udp.smallest_buffer());
     let readiness = Arc::new(Readiness::default());
     let admin = admin.serve(Pages {
         metrics: recorder,
@@ -157,6 +180,15 @@ async fn serve(settings: Settings, sites: Sites, mut signals: Signals) -> Result
         },
         health: check(&readiness, Readiness::health),
         ready: check(&readiness, Readiness::ready),
+        further: [Page {
+            path: "/udp/sources",
+            content_type: "application/json",
+            body: {
+                let metrics = Arc::clone(&metrics);
+                Arc::new(move || metrics.udp_sources())
+            },
+        }]
+        .into(),
     })?;
 
     let (failure, mut failures) = mpsc::unbounded_channel();
@@ -176,14 +208,20 @@ async fn serve(settings: Settings, sites: Sites, mut signals: Signals) -> Result
     readiness.set_log(log.status());
 
     let (set_phase, phase) = watch::channel(Phase::Serving);
-    let (set_sites, sites) = watch::channel(Arc::new(sites));
+    let (set_sites, sites) = watch::channel(Arc::new(lists.sites));
+    let (set_udp_keys, udp_keys) = watch::channel(Arc::new(lists.udp_keys));
     let slots = Arc::new(Semaphore::new(max_connections));
-    let http_addrs: Vec<String> = listeners.addrs.iter().map(ToString::to_string).collect();
+    let Listeners { http, udp } = listeners;
     let mut threads = Vec::new();
-    for ((number, listeners_of_one), stats) in listeners.of_workers.into_iter().enumerate().zip(stats) {
+    for (number, ((http_of_one, udp_of_one), stats)) in
+        http.of_workers.into_iter().zip(udp.of_workers).zip(stats).enumerate()
+    {
         let worker = Worker {
-            listeners: listeners_of_one,
-            are_shared: listeners.are_shared,
+            listeners: http_of_one,
+            are_shared: http.are_shared,
+            udp: udp_of_one,
+            udp_are_shared: udp.are_shared,
+            admission: Admission::new(udp_keys.clone(), settings.udp_from.clone()),
             options: front_options(&settings),
             appender: log.appender(),
             log: log.status(),
@@ -195,16 +233,18 @@ async fn serve(settings: Settings, sites: Sites, mut signals: Signals) -> Result
         };
         threads.push(worker.start(number)?);
     }
-    let listed = sites.borrow().count();
-    drop((sites, phase));
+    let (listed, keys) = (sites.borrow().count(), udp_keys.borrow().len());
+    drop((sites, udp_keys, phase));
     readiness.serve();
     tracing::info!(
         node,
         data = %settings.data.display(),
         workers,
         sites = listed,
-        "listening http={} admin={}",
-        if http_addrs.is_empty() { "off".to_owned() } else { http_addrs.join(",") },
+        udp_keys = keys,
+        "listening http={} udp={} admin={}",
+        listed_or_off(&http.addrs),
+        listed_or_off(&udp.addrs),
         admin.local_addr(),
     );
 
@@ -212,7 +252,7 @@ async fn serve(settings: Settings, sites: Sites, mut signals: Signals) -> Result
         tokio::select! {
             Some(error) = failures.recv() => return Err(error.into()),
             signal = signals.next() => match signal {
-                Asked::ToReload => reload(&settings, &set_sites),
+                Asked::ToReload => reload(&settings, &set_sites, &set_udp_keys),
                 Asked::ToStop => break,
             },
         }
@@ -281,8 +321,13 @@ fn front_options(settings: &Settings) -> http::Options {
     }
 }
 
-/// Reads the sites again; keeps the ones it has if that does not work.
-fn reload(settings: &Settings, set_sites: &watch::Sender<Arc<Sites>>) {
+/// The keys in a file; none without one.
+fn load_keys(file: Option<&Path>) -> Result<Keys, KeysError> {
+    file.map_or_else(|| Ok(Keys::default()), keys::load)
+}
+
+/// Reads sites and keys again; keeps the ones it has if that does not work.
+fn reload(settings: &Settings, set_sites: &watch::Sender<Arc<Sites>>, set_udp_keys: &watch::Sender<Arc<Keys>>) {
     match Sites::load(&settings.site, settings.site_file.as_deref()) {
         Ok(sites) => {
             tracing::info!(sites = sites.count(), "sites read again");
@@ -290,6 +335,20 @@ fn reload(settings: &Settings, set_sites: &watch::Sender<Arc<Sites>>) {
         }
         Err(error) => tracing::error!(%error, "the sites stay as they were"),
     }
+    match load_keys(settings.udp_key.as_deref()) {
+        Ok(keys) => {
+            tracing::info!(udp_keys = keys.len(), "keys read again");
+            set_udp_keys.send_replace(Arc::new(keys));
+        }
+        Err(error) => tracing::error!(%error, "the keys stay as they were"),
+    }
+}
+
+fn listed_or_off(addrs: &[SocketAddr]) -> String {
+    if addrs.is_empty() {
+        return "off".to_owned();
+    }
+    addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Allows as many descriptors as the system lets us, and as many connections as those are enough for.

@@ -1,23 +1,27 @@
-//! Sockets to accept on: bound before anything else is begun, one for each worker, or handed over by systemd.
+//! Sockets to accept and to receive on: bound before anything else is begun, one for each worker, or handed over by
+//! systemd.
 //!
 //! The rule kept here: whoever wants a taken port is told at the start. Each worker has a socket of its own
-//! for each address (`SO_REUSEPORT`), so that the kernel deals connections out and workers share nothing. Handed
-//! over sockets are shared instead, and never shut down: connections in their queue are the next process's.
+//! for each address (`SO_REUSEPORT`), so that the kernel deals connections and senders out and workers share nothing.
+//! Handed over sockets are shared instead, and never shut down: what is in their queue is the next process's.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
+
+use crate::udp::kernel_drops;
 
 /// Connections that wait to be accepted. The kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// The first descriptor that is handed over, `sd_listen_fds(3)`.
 const FIRST_HANDED_OVER: i32 = 3;
 
-/// Why there is nothing to accept on.
+/// Why there is nothing to listen on.
 #[derive(Debug, Error)]
 pub enum ListenError {
     /// The address is taken, or not this machine's.
@@ -28,7 +32,7 @@ pub enum ListenError {
         /// The system's reason.
         source: io::Error,
     },
-    /// What was handed over is no listening TCP socket.
+    /// What was handed over is neither a listening TCP socket nor a UDP socket.
     #[error("the socket handed over as descriptor {fd} cannot be used: {source}")]
     HandedOver {
         /// Its number.
@@ -38,46 +42,105 @@ pub enum ListenError {
     },
 }
 
-/// Bound sockets for all workers.
+/// What is to be listened on.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where to accept connections.
+    pub http: Vec<SocketAddr>,
+    /// Where to receive datagrams.
+    pub udp: Vec<SocketAddr>,
+    /// For how many workers.
+    pub workers: usize,
+    /// Time for a peer that takes none of its answer.
+    pub stall: Duration,
+    /// Bytes of datagrams that may wait in the kernel, for each socket.
+    pub receive_buffer: usize,
+}
+
+/// Bound sockets.
 #[derive(Debug)]
 pub struct Listeners {
+    /// To accept on.
+    pub http: Sockets<TcpListener>,
+    /// To receive on.
+    pub udp: Sockets<UdpSocket>,
+}
+
+/// Bound sockets of one kind.
+#[derive(Debug)]
+pub struct Sockets<S> {
     /// For each worker one for each address.
-    pub of_workers: Vec<Vec<TcpListener>>,
-    /// Where they listen, with the port that port 0 became.
+    pub of_workers: Vec<Vec<S>>,
+    /// Where they are bound, with the port that port 0 became.
     pub addrs: Vec<SocketAddr>,
-    /// They were handed over.
+    /// They were handed over: others use them, too, also when this process has gone.
     pub are_shared: bool,
 }
 
+/// A socket that receives datagrams.
+#[derive(Debug)]
+pub struct UdpSocket {
+    /// The socket.
+    pub socket: std::net::UdpSocket,
+    /// Datagrams dropped by the kernel that are not to be counted by whoever has this. None: all are another one's to
+    /// count, who shares the socket.
+    pub drops_before: Option<u32>,
+    /// Bytes that may wait in it, as the kernel granted.
+    pub buffer: usize,
+}
+
 impl Listeners {
-    /// Sockets at these addresses, or those handed over if there are any. `stall` is the time for a peer that
-    /// takes nothing.
+    /// Sockets at these addresses. Where some of a kind were handed over, it is those.
     ///
     /// # Errors
     /// If one cannot be had.
-    pub fn bind(addrs: impl Iterator<Item = SocketAddr>, workers: usize, stall: Duration) -> Result<Self, ListenError> {
-        let handed_over = handed_over()?;
-        let are_shared = !handed_over.is_empty();
-        let mut listeners = Self { of_workers: Vec::new(), addrs: Vec::new(), are_shared };
-        listeners.of_workers.resize_with(workers, Vec::new);
-        for (fd, first) in (FIRST_HANDED_OVER..).zip(handed_over) {
-            let added = listeners.add_shared(&first, stall);
+    pub fn bind(wanted: &Wanted) -> Result<Self, ListenError> {
+        let mut listeners = Self { http: Sockets::new(wanted.workers), udp: Sockets::new(wanted.workers) };
+        for (fd, socket) in (FIRST_HANDED_OVER..).zip(handed_over()?) {
+            let added = listeners.add_shared(&socket, wanted);
             added.map_err(|source| ListenError::HandedOver { fd, source })?;
         }
-        if !are_shared {
-            for addr in addrs {
-                listeners.add(addr, stall).map_err(|source| ListenError::Bind { addr, source })?;
+        let Self { http, udp } = &mut listeners;
+        if !http.are_shared {
+            for addr in wanted.http.iter().copied() {
+                http.add(addr, wanted).map_err(|source| ListenError::Bind { addr, source })?;
+            }
+        }
+        if !udp.are_shared {
+            for addr in wanted.udp.iter().copied() {
+                udp.add(addr, wanted).map_err(|source| ListenError::Bind { addr, source })?;
             }
         }
         Ok(listeners)
     }
 
-    fn add(&mut self, addr: SocketAddr, stall: Duration) -> io::Result<()> {
+    fn add_shared(&mut self, socket: &Socket, wanted: &Wanted) -> io::Result<()> {
+        let addr = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        match socket.r#type()? {
+            Type::STREAM if socket.is_listener()? => self.http.add_shared(addr, socket, wanted),
+            Type::DGRAM => self.udp.add_shared(addr, socket, wanted),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+}
+
+impl<S> Sockets<S> {
+    fn new(workers: usize) -> Self {
+        Self {
+            of_workers: std::iter::repeat_with(Vec::new).take(workers).collect(),
+            addrs: Vec::new(),
+            are_shared: false,
+        }
+    }
+}
+
+impl Sockets<TcpListener> {
+    fn add(&mut self, addr: SocketAddr, wanted: &Wanted) -> io::Result<()> {
         // a port that somebody else has, with SO_REUSEPORT too, would be shared with them without a word
-        drop(bind(addr, false, stall)?);
+        drop(bind_tcp(addr, false, wanted.stall)?);
         let mut addr = addr;
         for worker in &mut self.of_workers {
-            let listener = bind(addr, true, stall)?;
+            let listener = bind_tcp(addr, true, wanted.stall)?;
             // port 0 is decided by the first
             addr = listener.local_addr()?;
             worker.push(listener);
@@ -86,21 +149,68 @@ impl Listeners {
         Ok(())
     }
 
-    fn add_shared(&mut self, first: &Socket, stall: Duration) -> io::Result<()> {
-        if first.r#type()? != Type::STREAM || !first.is_listener()? {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        prepare(first, stall)?;
-        let addr = first.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+    fn add_shared(&mut self, addr: SocketAddr, socket: &Socket, wanted: &Wanted) -> io::Result<()> {
+        prepare_tcp(socket, wanted.stall)?;
         for worker in &mut self.of_workers {
-            worker.push(first.try_clone()?.into());
+            worker.push(socket.try_clone()?.into());
         }
         self.addrs.push(addr);
+        self.are_shared = true;
         Ok(())
     }
 }
 
-fn bind(addr: SocketAddr, is_one_of_many: bool, stall: Duration) -> io::Result<TcpListener> {
+impl Sockets<UdpSocket> {
+    fn add(&mut self, addr: SocketAddr, wanted: &Wanted) -> io::Result<()> {
+        let mut addr = addr;
+        for (number, worker) in self.of_workers.iter_mut().enumerate() {
+            // The first is bound without SO_REUSEPORT and gets it then: a port that somebody else has, with
+            // SO_REUSEPORT too, would be shared with them without a word, and port 0 could become such a port.
+            let socket = bind_udp(addr, number > 0, wanted.receive_buffer)?;
+            socket.set_reuse_port(true)?;
+            let buffer = receive_buffer(&socket)?;
+            let socket = std::net::UdpSocket::from(socket);
+            addr = socket.local_addr()?;
+            worker.push(UdpSocket { socket, drops_before: Some(0), buffer });
+        }
+        self.tell_buffer(addr, wanted.receive_buffer, "net.core.rmem_max limits it");
+        self.addrs.push(addr);
+        Ok(())
+    }
+
+    fn add_shared(&mut self, addr: SocketAddr, socket: &Socket, wanted: &Wanted) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        let buffer = receive_buffer(socket)?;
+        // The socket is older than this process. What it dropped so far was counted by the process before this one, or
+        // while there was none to count: it is not of this life.
+        let mut drops_before = Some(kernel_drops(socket)?);
+        for worker in &mut self.of_workers {
+            let socket = socket.try_clone()?.into();
+            // the first worker counts for all
+            worker.push(UdpSocket { socket, drops_before: drops_before.take(), buffer });
+        }
+        self.tell_buffer(addr, wanted.receive_buffer, "it came with the socket that was handed over (ReceiveBuffer=)");
+        self.addrs.push(addr);
+        self.are_shared = true;
+        Ok(())
+    }
+
+    fn tell_buffer(&self, addr: SocketAddr, wanted: usize, limit: &str) {
+        let Some(granted) = self.smallest_buffer() else { return };
+        if granted < wanted {
+            tracing::warn!(%addr, wanted, granted, "the receive buffer is smaller than wanted: {limit}");
+        } else {
+            tracing::info!(%addr, wanted, granted, "receive buffer");
+        }
+    }
+
+    /// Bytes that may wait in each socket, at least. None if there is no socket.
+    pub fn smallest_buffer(&self) -> Option<usize> {
+        self.of_workers.iter().flatten().map(|socket| socket.buffer).min()
+    }
+}
+
+fn bind_tcp(addr: SocketAddr, is_one_of_many: bool, stall: Duration) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(is_one_of_many)?;
@@ -109,17 +219,43 @@ fn bind(addr: SocketAddr, is_one_of_many: bool, stall: Duration) -> io::Result<T
         socket.set_only_v6(true)?;
     }
     socket.bind(&addr.into())?;
-    prepare(&socket, stall)?;
+    prepare_tcp(&socket, stall)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
 /// What accepted connections inherit.
-fn prepare(socket: &Socket, stall: Duration) -> io::Result<()> {
+fn prepare_tcp(socket: &Socket, stall: Duration) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(stall))
+}
+
+/// Not with SO_REUSEADDR: for datagrams that lets anybody take the port over.
+fn bind_udp(addr: SocketAddr, is_one_of_many: bool, buffer: usize) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_port(is_one_of_many)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // before it is bound: the first datagram may come right then
+    socket.set_recv_buffer_size(buffer)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// Bytes that may wait in a socket, in the measure in which they are asked for: Linux doubles that to make up for its
+/// own overhead, and answers with the double (`socket(7)`).
+fn receive_buffer(socket: &Socket) -> io::Result<usize> {
+    Ok(socket.recv_buffer_size()? / 2)
+}
+
+/// Whether the system is short of something, so that asking again at once would only spin.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// The sockets that systemd handed over, `sd_listen_fds(3)`. To be called once.
@@ -149,19 +285,62 @@ fn take_over(fd: i32) -> io::Result<Socket> {
 mod tests {
     use super::*;
 
-    const STALL: Duration = Duration::from_secs(10);
+    const ANY: [&str; 2] = ["127.0.0.1:0", "127.0.0.1:0"];
+
+    fn wanted(http: &[&str], udp: &[&str], workers: usize) -> Wanted {
+        let addrs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        Wanted { http: addrs(http), udp: addrs(udp), workers, stall: Duration::from_secs(10), receive_buffer: 65_536 }
+    }
 
     #[test]
     fn workers_share_a_port_that_nobody_else_gets() {
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let listeners = Listeners::bind([any, any].into_iter(), 3, STALL).unwrap();
-        assert_eq!(listeners.addrs.len(), 2);
-        assert_ne!(listeners.addrs[0], listeners.addrs[1]);
-        for worker in &listeners.of_workers {
-            let addrs: Vec<_> = worker.iter().map(|listener| listener.local_addr().unwrap()).collect();
-            assert_eq!(addrs, listeners.addrs);
+        let listeners = Listeners::bind(&wanted(&ANY, &ANY, 3)).unwrap();
+        let Listeners { http, udp } = &listeners;
+        for addrs in [&http.addrs, &udp.addrs] {
+            assert_eq!(addrs.len(), 2);
+            assert_ne!(addrs[0], addrs[1]);
         }
-        let error = Listeners::bind([listeners.addrs[0]].into_iter(), 1, STALL).unwrap_err();
-        assert!(error.to_string().contains(&listeners.addrs[0].to_string()), "{error}");
+        for (http_of_one, udp_of_one) in http.of_workers.iter().zip(&udp.of_workers) {
+            let addrs: Vec<_> = http_of_one.iter().map(|listener| listener.local_addr().unwrap()).collect();
+            assert_eq!(addrs, http.addrs);
+            let addrs: Vec<_> = udp_of_one.iter().map(|socket| socket.socket.local_addr().unwrap()).collect();
+            assert_eq!(addrs, udp.addrs);
+        }
+        let (http, udp) = (http.addrs[0].to_string(), udp.addrs[0].to_string());
+        for (wanted, taken) in [(wanted(&[&http], &[], 1), &http), (wanted(&[], &[&udp], 2), &udp)] {
+            let error = Listeners::bind(&wanted).unwrap_err();
+            assert!(error.to_string().contains(taken), "{error}");
+        }
+    }
+
+    #[test]
+    fn datagrams_of_many_senders_reach_every_worker() {
+        let listeners = Listeners::bind(&wanted(&[], &["127.0.0.1:0"], 2)).unwrap();
+        for _ in 0..64 {
+            let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            sender.send_to(b"a=1", listeners.udp.addrs[0]).unwrap();
+        }
+        let received =
+            |worker: &Vec<UdpSocket>| (0..).take_while(|_| worker[0].socket.recv(&mut [0; 9]).is_ok()).count();
+        let received: Vec<usize> = listeners.udp.of_workers.iter().map(received).collect();
+        assert_eq!(received.iter().sum::<usize>(), 64);
+        assert!(received.iter().all(|count| *count > 0), "{received:?}");
+    }
+
+    #[test]
+    fn the_receive_buffer_is_told_as_it_was_asked_for() {
+        let listeners = Listeners::bind(&wanted(&[], &["127.0.0.1:0"], 1)).unwrap();
+        assert_eq!(listeners.udp.smallest_buffer(), Some(65_536));
+        let greedy = Wanted { receive_buffer: 512 << 20, ..wanted(&[], &["127.0.0.1:0"], 1) };
+        let granted = Listeners::bind(&greedy).unwrap().udp.smallest_buffer().unwrap();
+        let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
+        assert_eq!(granted, limit.trim().parse::<usize>().unwrap().min(512 << 20));
+    }
+
+    #[test]
+    fn both_families_of_addresses_may_have_the_same_port() {
+        let v4 = Listeners::bind(&wanted(&[], &["0.0.0.0:0"], 2)).unwrap();
+        let v6 = format!("[::]:{}", v4.udp.addrs[0].port());
+        assert_eq!(Listeners::bind(&wanted(&[], &[&v6], 2)).unwrap().udp.addrs.len(), 1);
     }
 }

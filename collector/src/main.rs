@@ -4,8 +4,8 @@ use std::panic;
 use std::process::{ExitCode, abort};
 use std::time::Duration;
 
-use tallylight_collector::lifecycle;
-use tallylight_collector::settings::Settings;
+use tallylight_collector::settings::{Other, Settings};
+use tallylight_collector::{lifecycle, send};
 use tallylight_service::logging;
 
 /// Time for the thread that writes log lines to write the one about a panic.
@@ -13,6 +13,9 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let settings = Settings::parse();
+    if let Some(Other::Send(args)) = &settings.other {
+        return send::run(args);
+    }
     let _flush = logging::init();
     end_on_panic();
     match lifecycle::run(settings) {

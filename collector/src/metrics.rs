@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tallylight_proto::{Counts, Front, Refusal, Shed};
+use tallylight_proto::ledger::{DatagramCounts, FrontCounts};
+use tallylight_proto::sources::Sources;
+use tallylight_proto::{DatagramRefusal, Front, Refusal, Shed};
 
 use crate::log::{QUEUE_LEN, Status, StatusSnapshot};
 use crate::stats::{SLOTS, Tally, Timing, WorkerStats};
+use crate::udp::Page;
 
-/// Why a datagram is refused before it is decoded.
-const DATAGRAM_REFUSALS: [&str; 5] = ["tag", "plain", "stale", "malformed", "address"];
 /// Samples that the recorder is given before it puts them into buckets; it keeps each one until then.
 const SAMPLES: u64 = 65_536;
 
@@ -49,6 +50,20 @@ struct Series {
     sealed: Counter,
     waits: Counter,
     shedding: Gauge,
+    datagrams: DatagramSeries,
+}
+
+/// The datagram front's part of the ledger, and what belongs to it.
+struct DatagramSeries {
+    received: Counter,
+    lost: Counter,
+    recovered: Counter,
+    duplicate: Counter,
+    kernel_dropped: Counter,
+    refused: [Counter; DatagramRefusal::ALL.len()],
+    errors: Counter,
+    sources: Gauge,
+    buffer: Gauge,
 }
 
 #[derive(Default)]
@@ -63,7 +78,6 @@ impl Metrics {
     /// Makes all series. The recorder is installed already.
     pub fn new(recorder: PrometheusHandle, workers: Vec<Arc<WorkerStats>>) -> Self {
         describe();
-        make_datagram_series();
         // the log records these itself; made here too, so that they are there before it is
         drop(metrics::histogram!("tallylight_log_delay_seconds"));
         drop(metrics::histogram!("tallylight_log_sync_duration_seconds"));
@@ -79,10 +93,26 @@ impl Metrics {
         let _ = self.log.set(log);
     }
 
+    /// Shows what the kernel granted. None if no datagrams are received.
+    pub fn set_receive_buffer(&self, bytes: Option<usize>) {
+        set(&self.series.datagrams.buffer, bytes.unwrap_or_default() as u64);
+    }
+
+    /// The page about the sources of framed datagrams; an empty one while there is no log.
+    pub fn udp_sources(&self) -> String {
+        let page = self.log.get().map_or_else(
+            || Page::new(&Sources::default(), 0),
+            // the writer waits for whoever holds the table: it becomes text afterwards
+            |log| Page::new(&log.sources(), log.now_ms()),
+        );
+        page.to_json()
+    }
+
     /// Brings all series up to date.
     pub fn publish(&self) {
         if let Some(log) = self.log.get() {
             self.publish_log(&log.snapshot());
+            set(&self.series.datagrams.sources, log.sources().len() as u64);
         }
         let sum = |tally: &dyn Fn(&WorkerStats) -> &Tally| self.workers.iter().map(|stats| tally(stats).get()).sum();
         let series = &self.series;
@@ -92,6 +122,7 @@ impl Metrics {
         series.opened.absolute(opened);
         set(&series.connections, opened.saturating_sub(closed));
         series.accept_errors.absolute(sum(&|stats| &stats.accept_errors));
+        series.datagrams.errors.absolute(sum(&|stats| &stats.udp_receive_errors));
         series.debug.absolute(sum(&|stats| &stats.debug));
         for (class, counter) in series.answers.iter().enumerate() {
             counter.absolute(sum(&|stats| &stats.answers[class]));
@@ -107,12 +138,15 @@ impl Metrics {
 
     fn publish_log(&self, now: &StatusSnapshot) {
         let series = &self.series;
-        let Counts { received, logged, shed, refused } = now.counts;
-        let tables = [(&series.received[..], &received[..]), (&series.shed, &shed), (&series.refused, &refused)];
-        for (counter, number) in tables.into_iter().flat_map(|(counters, numbers)| counters.iter().zip(numbers)) {
-            counter.absolute(*number);
+        for (counter, front) in series.received.iter().zip(&now.counts.fronts) {
+            counter.absolute(front.received);
+        }
+        let FrontCounts { logged, shed, refused, .. } = now.counts.events();
+        for (counter, number) in series.shed.iter().zip(shed).chain(series.refused.iter().zip(refused)) {
+            counter.absolute(number);
         }
         series.logged.absolute(logged);
+        series.datagrams.publish(&now.counts.datagrams);
         series.pushed.absolute(now.pushed);
         series.popped.absolute(now.popped);
         series.segments.absolute(now.segments);
@@ -203,23 +237,38 @@ impl Series {
             sealed: counter!("tallylight_log_segments_sealed_total"),
             waits: counter!("tallylight_log_segment_waits_total"),
             shedding: gauge!("tallylight_log_shedding"),
+            datagrams: DatagramSeries::new(),
         }
     }
 }
 
-/// The datagram front's part of the ledger: its names are there from the start, too.
-fn make_datagram_series() {
-    for name in [
-        "tallylight_udp_datagrams_received_total",
-        "tallylight_udp_datagrams_lost_total",
-        "tallylight_udp_datagrams_recovered_total",
-        "tallylight_udp_datagrams_duplicate_total",
-        "tallylight_udp_datagrams_kernel_dropped_total",
-    ] {
-        metrics::counter!(name).absolute(0);
+impl DatagramSeries {
+    fn new() -> Self {
+        use metrics::{counter, gauge};
+        Self {
+            received: counter!("tallylight_udp_datagrams_received_total"),
+            lost: counter!("tallylight_udp_datagrams_lost_total"),
+            recovered: counter!("tallylight_udp_datagrams_recovered_total"),
+            duplicate: counter!("tallylight_udp_datagrams_duplicate_total"),
+            kernel_dropped: counter!("tallylight_udp_datagrams_kernel_dropped_total"),
+            refused: DatagramRefusal::ALL
+                .map(|reason| counter!("tallylight_udp_datagrams_refused_total", "reason" => reason.label())),
+            errors: counter!("tallylight_udp_receive_errors_total"),
+            sources: gauge!("tallylight_udp_sources"),
+            buffer: gauge!("tallylight_udp_receive_buffer_bytes"),
+        }
     }
-    for reason in DATAGRAM_REFUSALS {
-        metrics::counter!("tallylight_udp_datagrams_refused_total", "reason" => reason).absolute(0);
+
+    fn publish(&self, counts: &DatagramCounts) {
+        let DatagramCounts { received, lost, recovered, duplicate, kernel_dropped, refused } = counts;
+        self.received.absolute(*received);
+        self.lost.absolute(*lost);
+        self.recovered.absolute(*recovered);
+        self.duplicate.absolute(*duplicate);
+        self.kernel_dropped.absolute(*kernel_dropped);
+        for (counter, number) in self.refused.iter().zip(refused) {
+            counter.absolute(*number);
+        }
     }
 }
 
@@ -246,6 +295,7 @@ fn describe() {
         ("tallylight_udp_datagrams_duplicate_total", "Datagrams that arrived again and were dropped."),
         ("tallylight_udp_datagrams_kernel_dropped_total", "Datagrams that the kernel had no room for."),
         ("tallylight_udp_datagrams_refused_total", "Datagrams refused before they were decoded, by reason."),
+        ("tallylight_udp_receive_errors_total", "Times that datagrams could not be received."),
     ] {
         describe_counter!(name, help);
     }
@@ -255,6 +305,11 @@ fn describe() {
         ("tallylight_log_appended_position_bytes", "Position behind the last record in the memory map."),
         ("tallylight_log_synced_position_bytes", "Position up to which the log is on disk."),
         ("tallylight_log_disk_free_bytes", "Free space on the disk of the log, when last looked at."),
+        ("tallylight_udp_sources", "Sources of framed datagrams that are followed."),
+        (
+            "tallylight_udp_receive_buffer_bytes",
+            "Receive buffer of a UDP socket as the kernel granted it, the smallest.",
+        ),
         ("tallylight_log_shedding", "1 while events are shed because the log can have no further segment."),
     ] {
         describe_gauge!(name, help);

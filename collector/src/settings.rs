@@ -11,10 +11,12 @@ use std::str::FromStr;
 
 use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use tallylight_service::{ByteSize, Period};
 use thiserror::Error;
+
+use crate::send::SendArgs;
 
 /// hyper reads heads into a buffer of at least this size.
 const MIN_HEADER: u64 = 8 * 1024;
@@ -26,6 +28,10 @@ const MAX_BODY: u64 = 1024 * 1024;
 const MIN_SEGMENT: u64 = 1024 * 1024;
 /// The largest one: recovery reads a whole segment.
 const MAX_SEGMENT: u64 = 1024 * 1024 * 1024 * 1024;
+/// The smallest receive buffer: about that of the kernel.
+const MIN_RECEIVE_BUFFER: u64 = 4096;
+/// The largest one: the kernel keeps the double of it in 31 bits.
+const MAX_RECEIVE_BUFFER: u64 = 512 * 1024 * 1024;
 /// Segments are whole pages.
 const PAGE: u64 = 4096;
 
@@ -34,15 +40,41 @@ const PAGE: u64 = 4096;
 /// Every flag is also an environment variable, TALLYLIGHT_ and the flag's name; what can be repeated is
 /// separated by commas there. TALLYLIGHT_LOG=debug and TALLYLIGHT_LOG_FORMAT=json set what stderr gets.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "tallylight-collector", version)]
+#[command(name = "tallylight-collector", version, args_conflicts_with_subcommands = true)]
+#[command(disable_help_subcommand = true)]
 pub struct Settings {
-    /// Where to take beacons: HTTP/1.1, and HTTP/2 with prior knowledge. `off` for none. Not used if sockets are
+    /// What to do instead of running the collector.
+    #[command(subcommand)]
+    pub other: Option<Other>,
+
+    /// Where to take beacons: HTTP/1.1, and HTTP/2 with prior knowledge. `off` for none. Not used if TCP sockets are
     /// handed over (systemd socket activation)
     #[arg(long, env = "TALLYLIGHT_HTTP", value_name = "ADDR", value_delimiter = ',', help_heading = FRONT)]
     #[arg(default_value = "127.0.0.1:5000")]
     pub http: Vec<FrontAddr>,
 
-    /// Where to show /metrics, /healthz and /readyz
+    /// Where to take datagrams. `off` for none. Not used if UDP sockets are handed over (systemd socket activation)
+    #[arg(long, env = "TALLYLIGHT_UDP", value_name = "ADDR", value_delimiter = ',', help_heading = FRONT)]
+    #[arg(default_value = "127.0.0.1:5001")]
+    pub udp: Vec<FrontAddr>,
+
+    /// Who may send datagrams without a key (may be repeated) [default: anybody, or nobody if there are keys]
+    #[arg(long, env = "TALLYLIGHT_UDP_FROM", value_name = "CIDR", value_delimiter = ',', help_heading = FRONT)]
+    #[arg(value_parser = cidr)]
+    pub udp_from: Vec<IpNet>,
+
+    /// File of the keys that datagrams are signed with, one a line: ID HEX, # comments; read again on SIGHUP. Refused
+    /// if everybody can read it
+    #[arg(long, env = "TALLYLIGHT_UDP_KEY", value_name = "FILE", help_heading = FRONT)]
+    pub udp_key: Option<PathBuf>,
+
+    /// Bytes of datagrams that wait in the kernel for a worker, at most net.core.rmem_max. Not used if UDP sockets are
+    /// handed over: they come with theirs (ReceiveBuffer=)
+    #[arg(long, env = "TALLYLIGHT_UDP_RECEIVE_BUFFER", value_name = "SIZE", help_heading = FRONT)]
+    #[arg(default_value = "4MiB")]
+    pub udp_receive_buffer: ByteSize,
+
+    /// Where to show /metrics, /healthz, /readyz and /udp/sources
     #[arg(long, env = "TALLYLIGHT_ADMIN", value_name = "ADDR", help_heading = FRONT)]
     #[arg(default_value = "127.0.0.1:9600")]
     pub admin: SocketAddr,
@@ -125,6 +157,16 @@ pub struct Settings {
     pub drain_timeout: Period,
 }
 
+/// What the program does beside running the collector.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Other {
+    /// Sends lines from stdin to a collector by UDP: query strings or JSON objects, one event a line
+    ///
+    /// Lines go out as they are, several in a datagram. Exit status 1: not all could be sent. What was lost on the
+    /// way only the collector knows, if they are not --plain: see /udp/sources at its admin port.
+    Send(SendArgs),
+}
+
 const FRONT: &str = "Front";
 const LOG: &str = "Log";
 const EVENTS: &str = "Events";
@@ -137,6 +179,15 @@ pub enum FrontAddr {
     Off,
     /// An address of this machine; port 0 is any free one.
     At(SocketAddr),
+}
+
+impl FrontAddr {
+    fn addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::At(addr) => Some(*addr),
+        }
+    }
 }
 
 impl FromStr for FrontAddr {
@@ -171,8 +222,11 @@ pub enum SettingError {
     #[error("neither a network, like 10.0.0.0/8, nor an address")]
     Cidr,
     /// `off` beside an address.
-    #[error("--http is off and on at the same time")]
-    OffAndOn,
+    #[error("--{flag} is off and on at the same time")]
+    OffAndOn {
+        /// Which flag.
+        flag: &'static str,
+    },
     /// Out of bounds.
     #[error("--{flag} must be from {least} to {most}")]
     Range {
@@ -211,13 +265,16 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), SettingError> {
-        if self.http.len() > 1 && self.http.contains(&FrontAddr::Off) {
-            return Err(SettingError::OffAndOn);
+        for (flag, addrs) in [("http", &self.http), ("udp", &self.udp)] {
+            if addrs.len() > 1 && addrs.contains(&FrontAddr::Off) {
+                return Err(SettingError::OffAndOn { flag });
+            }
         }
         for (flag, size, least, most) in [
             ("segment-size", self.segment_size, MIN_SEGMENT, MAX_SEGMENT),
             ("max-header", self.max_header, MIN_HEADER, MAX_HEADER),
             ("max-body", self.max_body, 1, MAX_BODY),
+            ("udp-receive-buffer", self.udp_receive_buffer, MIN_RECEIVE_BUFFER, MAX_RECEIVE_BUFFER),
         ] {
             if !(least..=most).contains(&size.bytes()) {
                 return Err(SettingError::Range { flag, least: ByteSize(least), most: ByteSize(most) });
@@ -232,12 +289,14 @@ impl Settings {
         zero.map_or(Ok(()), |(flag, _)| Err(SettingError::Zero { flag }))
     }
 
-    /// Where to listen.
-    pub fn http_addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.http.iter().filter_map(|addr| match addr {
-            FrontAddr::Off => None,
-            FrontAddr::At(addr) => Some(*addr),
-        })
+    /// Where to accept connections.
+    pub fn http_addrs(&self) -> Vec<SocketAddr> {
+        self.http.iter().filter_map(FrontAddr::addr).collect()
+    }
+
+    /// Where to receive datagrams.
+    pub fn udp_addrs(&self) -> Vec<SocketAddr> {
+        self.udp.iter().filter_map(FrontAddr::addr).collect()
     }
 
     /// How many front threads.
@@ -274,7 +333,10 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_contract() {
         let settings = parse(&[]).unwrap();
-        assert_eq!(settings.http_addrs().collect::<Vec<_>>(), ["127.0.0.1:5000".parse().unwrap()]);
+        assert_eq!(settings.http_addrs(), ["127.0.0.1:5000".parse().unwrap()]);
+        assert_eq!(settings.udp_addrs(), ["127.0.0.1:5001".parse().unwrap()]);
+        assert!(settings.udp_from.is_empty() && settings.udp_key.is_none());
+        assert_eq!(settings.udp_receive_buffer.bytes(), 4 << 20);
         assert_eq!(settings.admin, "127.0.0.1:9600".parse().unwrap());
         assert_eq!(settings.data, PathBuf::from("./data"));
         assert_eq!((settings.segment_bytes(), settings.reserve_bytes()), (256 << 20, 512 << 20));
@@ -288,9 +350,13 @@ mod tests {
     fn repeated_flags_add_up_and_commas_separate() {
         let settings = parse(&["--http", "127.0.0.1:0,[::1]:0", "--http", "127.0.0.2:1", "--site=a,b", "--site=c"]);
         let settings = settings.unwrap();
-        assert_eq!(settings.http_addrs().count(), 3);
+        assert_eq!(settings.http_addrs().len(), 3);
         assert_eq!(settings.site, ["a", "b", "c"]);
-        assert_eq!(parse(&["--http=off"]).unwrap().http_addrs().count(), 0);
+        assert!(parse(&["--http=off"]).unwrap().http_addrs().is_empty());
+        assert!(parse(&["--udp=off"]).unwrap().udp_addrs().is_empty());
+        assert_eq!(parse(&["--udp=127.0.0.1:0,[::1]:0", "--udp=127.0.0.2:1"]).unwrap().udp_addrs().len(), 3);
+        let senders = parse(&["--udp-from=10.1.2.3/8", "--udp-from=::1"]).unwrap().udp_from;
+        assert_eq!(senders, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse::<IpNet>().unwrap()]);
         let proxies = parse(&["--trusted-proxy=10.1.2.3/8,::1"]).unwrap().trusted_proxy;
         assert_eq!(proxies, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse::<IpNet>().unwrap()]);
     }
@@ -300,6 +366,11 @@ mod tests {
         for (flags, named) in [
             (&["--http=localhost"] as &[&str], "--http"),
             (&["--http=off,127.0.0.1:1"], "--http"),
+            (&["--udp=localhost"], "--udp"),
+            (&["--udp=off,127.0.0.1:1"], "--udp"),
+            (&["--udp-from=anybody"], "--udp-from"),
+            (&["--udp-receive-buffer=1KiB"], "--udp-receive-buffer"),
+            (&["--udp-receive-buffer=1GiB"], "--udp-receive-buffer"),
             (&["--admin=off"], "--admin"),
             (&["--workers=0"], "--workers"),
             (&["--segment-size=1023KiB"], "--segment-size"),

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -21,10 +20,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::door::Door;
 use crate::http::{self, Options, Shared};
 use crate::ids::IdMaker;
+use crate::listen::{UdpSocket, is_shortage};
 use crate::log::{Appender, Status};
 use crate::phase::{Phase, Watch};
 use crate::sites::Sites;
 use crate::stats::WorkerStats;
+use crate::udp::{Admission, Receiver, UdpFront};
 
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -37,10 +38,16 @@ const LAST_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a worker is made of.
 pub struct Worker {
-    /// Its sockets.
+    /// Its sockets for connections.
     pub listeners: Vec<TcpListener>,
     /// Others accept on the same sockets, also when this process has gone.
     pub are_shared: bool,
+    /// Its sockets for datagrams.
+    pub udp: Vec<UdpSocket>,
+    /// Others receive on the same ones.
+    pub udp_are_shared: bool,
+    /// Who may send datagrams.
+    pub admission: Admission,
     /// The settings of its front.
     pub options: Options,
     /// Its way to the log.
@@ -87,7 +94,7 @@ impl Worker {
                 door: Rc::clone(&door),
                 stats: self.stats,
                 phase: Watch::new(phase),
-                accepting: Cell::new(self.listeners.len()),
+                accepting: Cell::new(self.listeners.len() + self.udp.len()),
                 ended: Notify::new(),
             });
             for listener in self.listeners {
@@ -98,6 +105,12 @@ impl Worker {
                     are_shared: self.are_shared,
                 };
                 spawn_local(acceptor.run(listener));
+            }
+            let front = UdpFront { shared: Rc::clone(&shared), admission: self.admission, buffers: RefCell::default() };
+            let front = Rc::new(front);
+            for socket in self.udp {
+                let receiver = Receiver::new(Rc::clone(&front), socket, self.udp_are_shared);
+                spawn_local(receiver.expect("a bound socket can be watched").run());
             }
             stay(&shared, self.phase, &set_phase).await;
         });
@@ -205,10 +218,7 @@ impl Acceptor {
 
     async fn failed(&self, error: &io::Error) {
         self.shared.stats.accept_errors.add(1);
-        let is_shortage = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-            .iter()
-            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
-        if is_shortage {
+        if is_shortage(error) {
             tracing::debug!(%error, "cannot accept");
             sleep(ACCEPT_PAUSE).await;
         }

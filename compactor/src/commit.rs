@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tallylight_proto::layout;
 use tallylight_proto::time::{Hour, Millis};
+use tallylight_proto::{Front, layout};
 use thiserror::Error;
 
 use crate::groups::By;
@@ -19,9 +19,9 @@ use crate::storage::{self, StorageError};
 /// The version of the file's format.
 const VERSION: u32 = 1;
 
-/// What became of the records of the log, cumulative.
+/// What became of the events of one front, or of all, cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct FrontCounts {
     /// Events read.
     pub read: u64,
     /// Events that count.
@@ -30,12 +30,92 @@ pub struct Counts {
     pub duplicates: u64,
     /// Events by declared crawlers.
     pub bots: u64,
+    /// Events logged before the first record that was read: the log began later.
+    pub before: u64,
+    /// Events that were read, and that a power cut then took from the log and its ledger.
+    pub taken: u64,
+}
+
+/// What became of the records of the log, cumulative.
+///
+/// Of all that stand before a place: `ordinal = before + read + ledgers + damaged + torn − taken`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "CountsDocument", try_from = "CountsDocument")]
+pub struct Counts {
+    /// Events, by front.
+    pub fronts: [FrontCounts; Front::ALL.len()],
+    /// Ledger records.
+    pub ledgers: u64,
     /// Records whose bytes are bad or gone.
     pub damaged: u64,
     /// Records that a power cut took before they were synced.
     pub torn: u64,
+    /// Records before the first one that was read.
+    pub records_before: u64,
+    /// Records whose ordinals were used again: a power cut took them after they were read.
+    pub records_taken: u64,
     /// Events that clients gave up, as counted events say.
     pub client_lost: u64,
+}
+
+impl FrontCounts {
+    fn numbers(&mut self) -> [&mut u64; 6] {
+        let Self { read, counted, duplicates, bots, before, taken } = self;
+        [read, counted, duplicates, bots, before, taken]
+    }
+}
+
+impl Counts {
+    /// The sums over all fronts.
+    pub fn events(&self) -> FrontCounts {
+        let mut sum = FrontCounts::default();
+        for mut front in self.fronts {
+            sum.numbers().into_iter().zip(front.numbers()).for_each(|(sum, number)| *sum = sum.wrapping_add(*number));
+        }
+        sum
+    }
+
+    /// The ordinal of the next record, if all of them were counted.
+    pub fn ordinal(&self) -> u64 {
+        let parts = [self.records_before, self.events().read, self.ledgers, self.damaged, self.torn];
+        parts.into_iter().fold(0, u64::saturating_add).saturating_sub(self.records_taken)
+    }
+}
+
+/// As they stand in the file: the sums first, which readers may rely on.
+#[derive(Serialize, Deserialize)]
+struct CountsDocument {
+    #[serde(flatten)]
+    events: FrontCounts,
+    damaged: u64,
+    torn: u64,
+    client_lost: u64,
+    ledgers: u64,
+    records_before: u64,
+    records_taken: u64,
+    fronts: BTreeMap<String, FrontCounts>,
+}
+
+impl From<Counts> for CountsDocument {
+    fn from(counts: Counts) -> Self {
+        let events = counts.events();
+        let Counts { fronts, ledgers, damaged, torn, records_before, records_taken, client_lost } = counts;
+        let fronts = Front::ALL.iter().map(|front| (front.label().to_owned(), fronts[front.index()])).collect();
+        Self { events, damaged, torn, client_lost, ledgers, records_before, records_taken, fronts }
+    }
+}
+
+impl TryFrom<CountsDocument> for Counts {
+    type Error = &'static str;
+
+    fn try_from(document: CountsDocument) -> Result<Self, Self::Error> {
+        let CountsDocument { events, damaged, torn, client_lost, ledgers, records_before, records_taken, fronts } =
+            document;
+        let of = |front: Front| fronts.get(front.label()).copied().unwrap_or_default();
+        let fronts = Front::ALL.map(of);
+        let counts = Self { fronts, ledgers, damaged, torn, records_before, records_taken, client_lost };
+        if counts.events() == events { Ok(counts) } else { Err("its counts are not the sums over the fronts") }
+    }
 }
 
 /// The state of the compaction at a place between two records.
@@ -113,6 +193,15 @@ impl Commit {
 
     /// Reads the last commit, if there is one.
     pub fn read(out: &Path, node: &str, by: &[By]) -> Result<Option<Self>, CommitError> {
+        let Some((commit, was)) = Self::read_any(out, node)? else { return Ok(None) };
+        if was != by {
+            return Err(CommitError::OtherBy { path: Self::path(out, node), was: by_text(&was).into() });
+        }
+        Ok(Some(commit))
+    }
+
+    /// The same, whatever it is grouped by.
+    pub fn read_any(out: &Path, node: &str) -> Result<Option<(Self, Vec<By>)>, CommitError> {
         let path = Self::path(out, node);
         let bytes = match storage::read(&path) {
             Err(error) if error.is_not_found() => return Ok(None),
@@ -120,10 +209,8 @@ impl Commit {
         };
         let unreadable = |source| CommitError::Unreadable { path: path.clone(), source };
         let document: Document = serde_json::from_slice(&bytes).map_err(|error| unreadable(Some(error)))?;
-        if document.by != by {
-            return Err(CommitError::OtherBy { path, was: by_text(&document.by).into() });
-        }
-        document.into_commit().map(Some).ok_or_else(|| unreadable(None))
+        let by = document.by.clone();
+        document.into_commit().map(|commit| Some((commit, by))).ok_or_else(|| unreadable(None))
     }
 
     /// Puts this commit in the place of the last one.
@@ -187,12 +274,15 @@ mod tests {
         let out = folder.path();
         assert!(Commit::read(out, "n", &[]).unwrap().is_none());
         let mut ledger = LedgerCheck::default();
-        ledger.event();
+        ledger.event(Front::Udp);
         let commit = Commit {
             snapshot: Snapshot {
                 place: Place { position: 4711, ordinal: Some(3) },
                 salt: u64::MAX - 1,
-                counts: Counts { read: 3, counted: 2, duplicates: 1, ..Counts::default() },
+                counts: Counts {
+                    fronts: [FrontCounts { read: 3, counted: 2, duplicates: 1, ..FrontCounts::default() }; 4],
+                    ..Counts::default()
+                },
                 log_time: 1_795_392_000_000,
                 ledger,
             },

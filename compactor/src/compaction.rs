@@ -149,7 +149,9 @@ impl Compaction {
             Ok::<_, CompactError>(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         if let Some((place, salt)) = self.reader.begun().filter(|_| self.snapshots.is_empty()) {
-            self.snapshots.push_back(Snapshot { place, salt, ..Snapshot::default() });
+            let records_before = place.ordinal.unwrap_or(0);
+            let counts = Counts { records_before, ..Counts::default() };
+            self.snapshots.push_back(Snapshot { place, salt, counts, ..Snapshot::default() });
         }
         Ok(progress)
     }
@@ -257,6 +259,8 @@ struct Sorter {
     user_agents: HashMap<Box<str>, bool, foldhash::fast::RandomState>,
     hours: Hours,
     counts: Counts,
+    /// Whether a record was read, in this life or before.
+    has_begun: bool,
     log_time: Millis,
     ledger: LedgerCheck,
     mismatches: u64,
@@ -266,9 +270,11 @@ struct Sorter {
 
 impl Sorter {
     fn new(index: Index, hours: Hours, from: Option<&Snapshot>) -> Self {
+        let has_begun = from.is_some();
         let from = from.cloned().unwrap_or_default();
         Self {
             index,
+            has_begun,
             crawlers: Crawlers::new(),
             user_agents: HashMap::default(),
             hours,
@@ -285,10 +291,19 @@ impl Sorter {
     }
 
     fn take(&mut self, item: Item<'_>) -> Result<(), CompactError> {
+        if let Item::Record(framed) = &item
+            && !self.has_begun
+        {
+            self.has_begun = true;
+            self.counts.records_before = framed.ordinal.saturating_sub(self.counts.ordinal());
+        }
         match item {
             Item::Lost(lost) => self.lost(lost),
             // the collector counts again from where it was set back to
-            Item::SetBack => self.ledger = LedgerCheck::default(),
+            Item::SetBack { records } => {
+                self.counts.records_taken += records;
+                self.ledger = LedgerCheck::default();
+            }
             Item::Record(framed) => match record::decode(framed.payload) {
                 Ok(Record::Event(event)) => self.event(&framed, &event)?,
                 Ok(Record::Ledger(ledger)) => self.ledger(&framed, &ledger),
@@ -317,17 +332,18 @@ impl Sorter {
             Verdict::First => Fate::Counted,
         };
         self.hours.take(framed, event, fate)?;
-        self.counts.read += 1;
+        let of_front = &mut self.counts.fronts[event.front.index()];
+        of_front.read += 1;
         match fate {
-            Fate::Duplicate => self.counts.duplicates += 1,
-            Fate::Bot => self.counts.bots += 1,
+            Fate::Duplicate => of_front.duplicates += 1,
+            Fate::Bot => of_front.bots += 1,
             Fate::Counted => {
-                self.counts.counted += 1;
+                of_front.counted += 1;
                 self.counts.client_lost += u64::from(event.lost);
             }
         }
         self.log_time = event.received_at;
-        self.ledger.event();
+        self.ledger.event(event.front);
         Ok(())
     }
 
@@ -336,6 +352,15 @@ impl Sorter {
         if let Some(mismatch) = self.ledger.check(&ledger.counts) {
             self.mismatches += 1;
             tracing::error!(position = framed.position, "the collector's ledger does not add up: {}", mismatch.text());
+        }
+        let is_first = self.counts.ledgers == 0 && self.counts.records_before > 0;
+        self.counts.ledgers += 1;
+        for (ours, theirs) in self.counts.fronts.iter_mut().zip(&ledger.counts.fronts) {
+            if is_first {
+                ours.before = theirs.logged.saturating_sub(ours.read);
+            }
+            // of what was torn and is not in the ledger, some had been read
+            ours.taken = ours.taken.max((ours.before + ours.read).saturating_sub(theirs.logged));
         }
     }
 

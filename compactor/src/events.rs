@@ -126,25 +126,30 @@ impl Events {
 
     /// The hours that have a folder, from this one on.
     pub fn hours_from(&self, first: Hour) -> Result<Vec<Hour>, StorageError> {
-        let list = |folder: &Path| match storage::list(folder) {
-            Err(error) if error.is_not_found() || error.source.kind() == std::io::ErrorKind::NotADirectory => {
-                Ok(Vec::new())
-            }
-            listed => listed,
-        };
-        let mut hours = Vec::new();
-        for date in list(&self.out)? {
-            let date = self.out.join(date);
-            let of_day = list(&date)?.into_iter().filter_map(|hour| layout::hour_of_folder(&date.join(hour)));
-            hours.extend(of_day.filter(|hour| *hour >= first));
-        }
-        Ok(hours)
+        hours_from(&self.out, first)
     }
 
     /// Removes what a crash left half written.
     pub fn sweep(&self) -> Result<(), StorageError> {
         sweep(&self.out, |name| layout::events_part_position(&self.node, name).is_some())
     }
+}
+
+/// The hours that have a folder in a table, from this one on.
+pub(crate) fn hours_from(table: &Path, first: Hour) -> Result<Vec<Hour>, StorageError> {
+    let list = |folder: &Path| match storage::list(folder) {
+        Err(error) if error.is_not_found() || error.source.kind() == std::io::ErrorKind::NotADirectory => {
+            Ok(Vec::new())
+        }
+        listed => listed,
+    };
+    let mut hours = Vec::new();
+    for date in list(table)? {
+        let date = table.join(date);
+        let of_day = list(&date)?.into_iter().filter_map(|hour| layout::hour_of_folder(&date.join(hour)));
+        hours.extend(of_day.filter(|hour| *hour >= first));
+    }
+    Ok(hours)
 }
 
 fn time() -> DataType {

@@ -26,6 +26,7 @@ use parquet::schema::types::ColumnPath;
 use tallylight_proto::layout;
 use tallylight_proto::time::Hour;
 
+use crate::events::hours_from;
 use crate::groups::{BASE_COLUMNS, By, Group, Groups, Key, Measures};
 use crate::parquet_file::{self, FileError, Writer, because};
 use crate::storage::{self, StorageError};
@@ -141,6 +142,11 @@ impl Hourly {
             }
         }
         Ok(Some(Loaded { groups, covered }))
+    }
+
+    /// The hours that have a folder.
+    pub fn hours(&self) -> Result<Vec<Hour>, StorageError> {
+        hours_from(&self.out, Hour(i64::MIN))
     }
 
     /// The position that an hour's file covers, if there is one.

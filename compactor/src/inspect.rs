@@ -5,13 +5,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tallylight_proto::json::EventJson;
-use tallylight_proto::ledger::Ledger;
+use tallylight_proto::ledger::{FrontCounts, Ledger};
 use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::Framed;
+use tallylight_proto::sources::{Bounds, Figures, Mark, Marks, Scope};
 use tallylight_proto::time::rfc3339;
-use tallylight_proto::{Front, Refusal, Shed};
+use tallylight_proto::{Counts, DatagramRefusal, Front, Refusal, Shed};
 use thiserror::Error;
 
 use crate::log::{Item, LogError, Purpose, Reader};
@@ -61,7 +62,7 @@ fn print(data: &Path, wanted: &Inspect, mut out: impl Write) -> Result<(), LookE
     reader.read(|item| {
         let printed = match item {
             Item::Record(framed) if framed.position >= from => print_record(&framed, wanted, &mut out)?,
-            Item::Record(_) | Item::SetBack => false,
+            Item::Record(_) | Item::SetBack { .. } => false,
             Item::Lost(lost) => {
                 let (position, end) = (lost.position, lost.end);
                 tracing::warn!(position, end, records = lost.records, "not there: {}", lost.cause.text());
@@ -94,22 +95,79 @@ fn print_record(framed: &Framed<'_>, wanted: &Inspect, out: &mut impl Write) -> 
     Ok(true)
 }
 
-fn ledger_json(framed: &Framed<'_>, ledger: &Ledger) -> serde_json::Value {
-    let counts = &ledger.counts;
-    let received: serde_json::Map<_, _> =
-        Front::ALL.iter().map(|front| (front.label().to_owned(), counts.received[front.index()].into())).collect();
-    let shed: serde_json::Map<_, _> =
-        Shed::ALL.iter().map(|shed| (shed.label().to_owned(), counts.shed[shed.index()].into())).collect();
-    let refused: serde_json::Map<_, _> = Refusal::ALL
-        .iter()
-        .map(|refusal| (refusal.label().to_owned(), counts.refused[refusal.index()].into()))
-        .collect();
+fn ledger_json(framed: &Framed<'_>, ledger: &Ledger) -> Value {
+    let Counts { fronts, datagrams } = &ledger.counts;
     json!({
         "position": framed.position,
         "ordinal": framed.ordinal,
         "ledger": {
             "at": rfc3339(ledger.at), "life": rfc3339(ledger.life), "closing": ledger.closing,
-            "received": received, "logged": counts.logged, "shed": shed, "refused": refused,
+            "fronts": labelled(Front::ALL.map(Front::label), fronts.map(|front| front_json(&front))),
+            "datagrams": {
+                "received": datagrams.received, "lost": datagrams.lost, "recovered": datagrams.recovered,
+                "duplicate": datagrams.duplicate, "kernel_dropped": datagrams.kernel_dropped,
+                "refused": labelled(DatagramRefusal::ALL.map(DatagramRefusal::label), datagrams.refused),
+            },
+            "marks": marks_json(&ledger.marks),
         },
     })
+}
+
+fn front_json(counts: &FrontCounts) -> Value {
+    json!({
+        "received": counts.received, "logged": counts.logged,
+        "shed": labelled(Shed::ALL.map(Shed::label), counts.shed),
+        "refused": labelled(Refusal::ALL.map(Refusal::label), counts.refused),
+    })
+}
+
+fn marks_json(marks: &Marks) -> Value {
+    let Marks { scope, forgotten, untracked, marks } = marks;
+    json!({
+        "scope": match scope { Scope::Changes => "changes", Scope::All => "all" },
+        "forgotten": merged(json!({"sources": forgotten.0}), figures_json(&forgotten.1)),
+        "untracked": untracked,
+        "sources": marks.iter().map(|mark| mark_json(mark, *scope)).collect::<Vec<_>>(),
+    })
+}
+
+fn mark_json(mark: &Mark, scope: Scope) -> Value {
+    let Bounds { first, floor, aged, next } = mark.bounds;
+    let numbers = match scope {
+        Scope::Changes => "came_without_record",
+        Scope::All => "missing_words",
+    };
+    let window = json!({
+        "key": mark.id.key, "source": format!("{:016x}", mark.id.source), "gone": mark.is_gone,
+        "first": first, "floor": floor, "aged": aged, "next": next,
+        "ahead": mark.ahead.map(|ahead| json!({"number": ahead.number, "came": ahead.came})),
+        numbers: mark.numbers,
+    });
+    merged(window, figures_json(&mark.figures))
+}
+
+/// The counts of one source.
+pub(crate) fn figures_json(figures: &Figures) -> Value {
+    let Figures { received, events, lost, recovered, duplicate, stale } = figures;
+    json!({
+        "received": received, "events": events, "lost": lost, "recovered": recovered, "duplicate": duplicate,
+        "stale": stale,
+    })
+}
+
+/// Two objects as one.
+pub(crate) fn merged(mut one: Value, other: Value) -> Value {
+    if let (Value::Object(one), Value::Object(other)) = (&mut one, other) {
+        one.extend(other);
+    }
+    one
+}
+
+/// An object of these names and values.
+pub(crate) fn labelled<V: Into<Value>>(
+    labels: impl IntoIterator<Item = &'static str>,
+    values: impl IntoIterator<Item = V>,
+) -> Value {
+    let pairs = labels.into_iter().zip(values).map(|(label, value)| (label.to_owned(), value.into()));
+    Value::Object(pairs.collect())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use tallylight_compactor::audit::audit;
 use tallylight_compactor::inspect::inspect;
 use tallylight_compactor::metrics::Metrics;
 use tallylight_compactor::run::{self, Outcome, RunError};
@@ -46,6 +47,11 @@ fn run(settings: &Settings) -> Result<ExitCode> {
             let findings = verify(data, stdout())?;
             Ok(if findings.damaged_places == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Some(Command::Audit(wanted)) => {
+            require_log(data).map_err(RunError::from)?;
+            let adds_up = audit(data, settings.folders.out.as_deref(), wanted.json, stdout())?;
+            Ok(if adds_up { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         None => compact(settings),
     }
 }
@@ -82,5 +88,6 @@ fn serve(
         refresh: Arc::new(move || refresh.refresh()),
         health: Arc::new(|| Ok(())),
         ready: Arc::new(move || ready.ready()),
+        further: [].into(),
     })?)
 }

@@ -105,10 +105,11 @@ impl Metrics {
         let (counts, before) = (compaction.counts(), state.before.unwrap_or_default());
         // the greater of old and new: records that are read again are not counted again
         let since = |counter: &Counter, now: u64, before: u64| counter.absolute(now.saturating_sub(before));
-        since(&self.read, counts.read, before.read);
-        since(&self.counted, counts.counted, before.counted);
-        since(&self.duplicates, counts.duplicates, before.duplicates);
-        since(&self.bots, counts.bots, before.bots);
+        let (events, events_before) = (counts.events(), before.events());
+        since(&self.read, events.read, events_before.read);
+        since(&self.counted, events.counted, events_before.counted);
+        since(&self.duplicates, events.duplicates, events_before.duplicates);
+        since(&self.bots, events.bots, events_before.bots);
         since(&self.damaged, counts.damaged, before.damaged);
         since(&self.torn, counts.torn, before.torn);
         since(&self.client_lost, counts.client_lost, before.client_lost);

@@ -3,16 +3,21 @@
 //! The rule: a file is published whole ([`NewFile`]), and its footer says which node made it and up to which
 //! position of the log it covers its hour. So whoever comes back after a crash asks the files, not a memory.
 
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use parquet::arrow::ArrowWriter;
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::file::reader::{ChunkReader, Length};
 use thiserror::Error;
 
 use crate::storage::{NewFile, ReadFile, StorageError};
@@ -115,6 +120,54 @@ pub fn footer(path: &Path) -> Result<ParquetMetaData, FileError> {
     let mut footer = vec![0; footer_len as usize];
     file.read_at(&mut footer, from)?;
     ParquetMetaDataReader::decode_metadata(&footer).map_err(because("read", path))
+}
+
+/// Begins reading some columns of a file, a page at a time from the disk.
+pub fn columns(path: &Path, names: &[&str]) -> Result<ParquetRecordBatchReaderBuilder<Chunks>, FileError> {
+    let chunks = Chunks(Arc::new(ReadFile::open(path)?));
+    let builder = ParquetRecordBatchReaderBuilder::try_new(chunks).map_err(because("read", path))?;
+    let projection = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
+    Ok(builder.with_projection(projection))
+}
+
+/// A file of which only those parts are in memory that are asked for.
+#[derive(Clone, Debug)]
+pub struct Chunks(Arc<ReadFile>);
+
+/// Reads a file from an offset on.
+#[derive(Debug)]
+pub struct FromOffset {
+    file: Arc<ReadFile>,
+    offset: u64,
+}
+
+impl Length for Chunks {
+    fn len(&self) -> u64 {
+        // what cannot be asked for cannot be read either
+        self.0.len().unwrap_or(0)
+    }
+}
+
+impl ChunkReader for Chunks {
+    type T = BufReader<FromOffset>;
+
+    fn get_read(&self, offset: u64) -> Result<Self::T, ParquetError> {
+        Ok(BufReader::new(FromOffset { file: Arc::clone(&self.0), offset }))
+    }
+
+    fn get_bytes(&self, offset: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let mut bytes = vec![0; length];
+        self.0.read_at(&mut bytes, offset).map_err(|error| ParquetError::External(Box::new(error)))?;
+        Ok(bytes.into())
+    }
+}
+
+impl Read for FromOffset {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_up_to(buffer, self.offset).map_err(|error| error.source)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
 }
 
 /// A value of the footer.

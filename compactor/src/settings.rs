@@ -23,7 +23,7 @@ const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net:
 #[command(name = "tallylight-compactor", version, max_term_width = 100)]
 #[command(after_help = "Every flag is also an environment variable: --every is TALLYLIGHT_EVERY.\n\
     TALLYLIGHT_LOG filters the program's own log on stderr (info), TALLYLIGHT_LOG_FORMAT is text or json.\n\
-    Exit codes: 0 done, 1 failed or damage found, 2 unusable arguments.")]
+    Exit codes: 0 done, 1 failed, damage found or a sum that does not add up, 2 unusable arguments.")]
 pub struct Settings {
     /// What to do instead of compacting.
     #[command(subcommand)]
@@ -47,6 +47,17 @@ pub enum Command {
     /// Read the whole log and print each damaged position. Exit code 1 if there is one; what a power cut tore off
     /// is printed too, and is no damage.
     Verify,
+    /// Print the balance of events from the collector's door to the rows, line by line. Exit code 1 if something does
+    /// not add up. Needs only files (log and output), and may run at any time.
+    Audit(Audit),
+}
+
+/// How `audit` prints.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Audit {
+    /// Print one JSON object, with all sources of datagrams.
+    #[arg(long, env = "TALLYLIGHT_JSON", hide_env = true)]
+    pub json: bool,
 }
 
 /// Which records `inspect` prints.
@@ -246,6 +257,11 @@ mod tests {
             assert!(matches!(settings.command, Some(Command::Inspect(Inspect { limit: Some(3), .. }))));
         }
         assert!(matches!(parse("verify --data x").command, Some(Command::Verify)));
+        for line in ["--data x --out y audit --json", "audit --json --out y --data x"] {
+            let settings = parse(line);
+            assert!(matches!(settings.command, Some(Command::Audit(Audit { json: true }))));
+            assert_eq!((settings.folders.data.to_str(), settings.out().to_str()), (Some("x"), Some("y")));
+        }
     }
 
     #[test]

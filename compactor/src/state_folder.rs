@@ -125,6 +125,13 @@ impl StateFolder {
         Ok(Self { folder, _lock: lock })
     }
 
+    /// The output that a log was compacted to before. Unreadable settings say nothing.
+    pub fn settled_out(data: &Path) -> Option<PathBuf> {
+        let bytes = storage::read(&data.join(layout::COMPACTOR).join(SETTINGS)).ok()?;
+        let stored: Settled = serde_json::from_slice(&bytes).ok()?;
+        Some(data.join(stored.out))
+    }
+
     /// Whether a log was compacted from here before.
     pub fn is_settled(data: &Path) -> bool {
         data.join(layout::COMPACTOR).join(SETTINGS).exists()
@@ -185,7 +192,7 @@ fn located(folder: &Path) -> Result<PathBuf, StorageError> {
 }
 
 /// The node that a log is of.
-fn node_of(data: &Path) -> Result<String, StateError> {
+pub fn node_of(data: &Path) -> Result<String, StateError> {
     let path = data.join(layout::NODE);
     match storage::read(&path) {
         Ok(bytes) => {

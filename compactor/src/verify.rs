@@ -37,16 +37,16 @@ pub fn verify(data: &Path, mut out: impl Write) -> Result<Findings, LookError> {
     let mut ledger = LedgerCheck::default();
     reader.read(|item| {
         match item {
-            Item::SetBack => ledger = LedgerCheck::default(),
+            Item::SetBack { .. } => ledger = LedgerCheck::default(),
             Item::Lost(lost) => {
                 ledger.lost(lost.records);
                 findings.lost(lost);
                 print_lost(&mut out, lost)?;
             }
             Item::Record(framed) => match record::decode(framed.payload) {
-                Ok(Record::Event(_)) => {
+                Ok(Record::Event(event)) => {
                     findings.events += 1;
-                    ledger.event();
+                    ledger.event(event.front);
                 }
                 Ok(Record::Ledger(entry)) => {
                     findings.ledgers += 1;
@@ -100,6 +100,7 @@ fn print_lost(out: &mut impl Write, lost: Lost) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::testlog::{self, START, TestLog, event};
+    use tallylight_proto::Front;
     use tallylight_proto::segment::HEADER_LEN;
 
     #[test]
@@ -130,8 +131,8 @@ mod tests {
         log.events([&event(1, 0), &event(2, 0)]);
         let gone = log.path();
         log.next_segment(START);
-        log.counts.logged += 1;
-        log.counts.received[0] += 1;
+        log.counts.front(Front::Http1).logged += 1;
+        log.counts.front(Front::Http1).received += 1;
         log.ledger(START);
         log.commit();
         let mut text = Vec::new();

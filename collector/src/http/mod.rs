@@ -63,7 +63,7 @@ pub struct Options {
     pub body_timeout: Duration,
 }
 
-/// All that a worker's connections share.
+/// All that a worker's connections share, and its sockets for datagrams.
 pub struct Shared {
     /// The settings.
     pub options: Options,
@@ -73,9 +73,9 @@ pub struct Shared {
     pub stats: Arc<WorkerStats>,
     /// Whether the collector is stopping.
     pub phase: Watch,
-    /// Sockets that are accepted on.
+    /// Sockets that are accepted or received on.
     pub accepting: Cell<usize>,
-    /// Told when a connection or the accepting on a socket has ended.
+    /// Told when a connection, or the accepting or receiving on a socket, has ended.
     pub ended: Notify,
 }
 
@@ -231,6 +231,7 @@ impl<'a> Facts<'a> {
             referer: &self.referer,
             origin: &self.origin,
             user_agent: &self.user_agent,
+            number: None,
             private: is_one(&SEC_GPC) || is_one(&header::DNT),
         }
     }

@@ -13,6 +13,9 @@ use super::storage::{Exclusive, MappedFile, StorageError};
 
 /// Touched at a time by a writer that has overtaken the supply.
 const CHUNK: u64 = 1 << 20;
+/// Bytes at the end of a segment that events leave to ledger records: so that what is shed while the disk is full, and
+/// the end of a life, can still be told.
+const LEDGER_ROOM: u64 = 32 * 1024;
 
 /// A segment that is allocated, mapped and has its header, but no record and not yet its name.
 #[derive(Debug)]
@@ -90,14 +93,19 @@ impl Prepared {
 }
 
 impl Active {
-    /// Whether a payload of this length fits behind the last record.
+    /// Whether an event's payload of this length fits behind the last record.
     pub fn has_room(&self, payload_len: usize) -> bool {
         framed_len(payload_len) as u64 <= self.room()
     }
 
-    /// Bytes behind the last record.
+    /// Bytes for events behind the last record.
     pub fn room(&self) -> u64 {
-        self.file.size() - self.end.length
+        (self.file.size() - self.end.length).saturating_sub(LEDGER_ROOM)
+    }
+
+    /// Whether a ledger record's payload of this length fits behind the last record.
+    pub fn has_room_for_ledger(&self, payload_len: usize) -> bool {
+        framed_len(payload_len) as u64 <= self.file.size() - self.end.length
     }
 
     /// Writes a record. It is not there for readers before [`Active::commit`].

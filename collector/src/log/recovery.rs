@@ -15,7 +15,8 @@ use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::{
     Found, Framing, Gap, HEADER_LEN, Header, HeaderPage, Holes, Mark, Scanner, UNKNOWN_ORDINAL, framed_len,
 };
-use tallylight_proto::{layout, reason::Front};
+use tallylight_proto::sources::{Scope, Sources};
+use tallylight_proto::{Event, event::Origin, layout};
 use tracing::{error, info, warn};
 
 use super::LogError;
@@ -26,6 +27,9 @@ use crate::clock;
 /// Added to the base of a last segment whose header is lost, and with it its capacity: more than any has.
 const LOST_HEADER_JUMP: u64 = 1 << 40;
 
+/// The time of the sources while an earlier life is read: theirs stands still.
+const BEFORE_TIME: u64 = 0;
+
 /// Where the log goes on, and what was found out on the way.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {
@@ -35,6 +39,8 @@ pub struct Recovered {
     pub next_ordinal: u64,
     /// The ledger as of the last record.
     pub counts: Counts,
+    /// How far the sources of framed datagrams had got by then.
+    pub sources: Sources,
     /// Segments that had to be sealed.
     pub sealed: u64,
     /// Records that a power cut took from above the synced mark, as far as it is known.
@@ -95,7 +101,7 @@ struct Left {
     page: Option<HeaderPage>,
 }
 
-/// The segments from the last one on that is sealed and says how the ledger stands: all before it are sealed too.
+/// The segments from the last one on that is sealed and says how ledger and sources stand: all before it are sealed too.
 fn tail(folder: &Path, bases: &[u64]) -> Result<Vec<Left>, LogError> {
     let mut tail = Vec::new();
     for &base in bases.iter().rev() {
@@ -131,7 +137,8 @@ fn has_ledger(file: &Exclusive, page: &HeaderPage) -> Result<bool, StorageError>
     let mut scanner = scanner(file, page);
     while let Some(found) = scanner.next(|offset, buffer| file.read_at(offset, buffer))? {
         if let Found::Record(framed) = found
-            && matches!(record::decode(framed.payload), Ok(Record::Ledger(_)))
+            && let Ok(Record::Ledger(ledger)) = record::decode(framed.payload)
+            && ledger.marks.scope == Scope::All
         {
             return Ok(true);
         }
@@ -241,22 +248,30 @@ impl Contents {
     }
 }
 
-/// Carries the ledger on: a ledger record says it all, and each event behind it was received and logged.
+/// Carries the ledger on: a ledger record says what came before it, and each event behind it was received and logged.
 fn count(payload: &[u8], recovered: &mut Recovered) {
     match record::decode(payload) {
         Ok(Record::Ledger(ledger)) => {
             recovered.counts = ledger.counts;
             recovered.was_killed = !ledger.closing;
             recovered.life = ledger.life;
+            recovered.sources.apply(&ledger.marks, BEFORE_TIME);
         }
-        Ok(Record::Event(event)) => count_event(event.front, recovered),
+        Ok(Record::Event(event)) => count_event(&event, recovered),
         Err(error) => error!(%error, "a whole record cannot be read: was it written by a later version?"),
     }
+    let datagrams = recovered.sources.take_counts();
+    recovered.counts.add(Counts { datagrams, ..Counts::default() });
 }
 
-fn count_event(front: Front, recovered: &mut Recovered) {
-    recovered.counts.received[front.index()] += 1;
-    recovered.counts.logged += 1;
+fn count_event(event: &Event<'_>, recovered: &mut Recovered) {
+    let counts = recovered.counts.front(event.front);
+    counts.received += 1;
+    counts.logged += 1;
+    if let Some(Origin { number, is_last, place: _ }) = event.origin {
+        recovered.sources.replay(number, is_last, BEFORE_TIME);
+        recovered.counts.datagrams.received += u64::from(is_last);
+    }
 }
 
 /// Writes the ledger, as it stands now, behind the last record of the log: so that it need not be pieced together
@@ -264,7 +279,8 @@ fn count_event(front: Front, recovered: &mut Recovered) {
 fn carry_ledger(file: &Exclusive, header: &Header, end: &mut Mark, recovered: &Recovered) {
     let Recovered { counts, life, .. } = *recovered;
     let mut payload = Vec::new();
-    record::encode_ledger(&Ledger { at: clock::now(), life, closing: false, counts }, &mut payload);
+    let marks = recovered.sources.all();
+    record::encode_ledger(&Ledger { at: clock::now(), life, closing: false, counts, marks }, &mut payload);
     let mut framed = vec![0; framed_len(payload.len())];
     if end.length + framed.len() as u64 > file.size() {
         return;

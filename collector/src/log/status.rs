@@ -4,15 +4,19 @@
 //! holds at every scrape, not only at rest.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tallylight_proto::ledger::Counts;
+use tallylight_proto::sources::Sources;
 
 use super::recovery::Recovered;
 
 /// Shared by the log's threads, the door and the admin port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Status {
+    /// Where the time of the sources begins.
+    started: Instant,
     shedding: AtomicBool,
     failed: AtomicBool,
     pushed: AtomicU64,
@@ -24,6 +28,8 @@ pub struct Status {
     free: AtomicU64,
     waits: AtomicU64,
     life: Mutex<Counts>,
+    /// The writer's table; others only look.
+    sources: Mutex<Sources>,
 }
 
 /// All of it at one moment.
@@ -55,8 +61,31 @@ pub struct StatusSnapshot {
 
 impl Status {
     pub(super) fn new(recovered: &Recovered) -> Self {
-        let position = AtomicU64::new(recovered.next_base);
-        Self { synced: AtomicU64::new(recovered.next_base), appended: position, ..Self::default() }
+        Self {
+            started: Instant::now(),
+            shedding: AtomicBool::default(),
+            failed: AtomicBool::default(),
+            pushed: AtomicU64::default(),
+            popped: AtomicU64::default(),
+            appended: AtomicU64::new(recovered.next_base),
+            synced: AtomicU64::new(recovered.next_base),
+            segments: AtomicU64::default(),
+            sealed: AtomicU64::default(),
+            free: AtomicU64::default(),
+            waits: AtomicU64::default(),
+            life: Mutex::default(),
+            sources: Mutex::new(recovered.sources.clone()),
+        }
+    }
+
+    /// The sources of framed datagrams. The writer waits for whoever holds this.
+    pub fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time of the sources: milliseconds since the log was started.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Whether events are shed for the disk right now, or for ever.

@@ -1,5 +1,8 @@
 //! The one thread that writes the log: drains the channel, appends, commits once a drain, answers who waits.
 //!
+//! It also keeps the table of the sources of framed datagrams, and drops what came before: records, table and ledger go
+//! on together, in one order, so that a crash leaves no datagram neither logged nor lost.
+//!
 //! It is never woken once an event. While there is traffic it looks every [`POLL`]; only after a silence does it
 //! sleep until the channel wakes it, since then the sender pays for that (a futex call).
 
@@ -12,11 +15,12 @@ use metrics::Histogram;
 use tallylight_proto::ledger::{Counts, Ledger};
 use tallylight_proto::reason::{Front, Shed};
 use tallylight_proto::record;
-use tallylight_proto::segment::framed_len;
+use tallylight_proto::segment::{MAX_PAYLOAD, framed_len};
+use tallylight_proto::sources::{Arrival, Marks, Scope, Seen, TICK_MS};
 use tracing::{error, info};
 
 use super::active::{Active, Prepared};
-use super::batch::{AckSender, Batch, Level, Payloads};
+use super::batch::{AckSender, Batch, FramedDatagram, Group, Kind, Level, Payloads};
 use super::recovery::Recovered;
 use super::status::Status;
 use super::supply::Supply;
@@ -33,7 +37,8 @@ const SILENCE: Duration = Duration::from_millis(100);
 const SHEDDING_POLL: Duration = Duration::from_millis(50);
 /// Batches appended between two commits.
 const DRAIN: usize = 64;
-/// A ledger record is due so long after the last one, with and without traffic.
+/// A ledger record is due so long after the last one, with traffic and without. It is rarer, too, while the disk is full
+/// and there is only so much room for them.
 const LEDGER_BUSY: Duration = Duration::from_secs(1);
 const LEDGER_IDLE: Duration = Duration::from_secs(10);
 /// The supply is told of the writer's progress once in so many bytes.
@@ -138,6 +143,7 @@ impl Writer {
             if self.is_shedding {
                 self.rotate()?;
             }
+            self.status.sources().tick(self.status.now_ms());
             self.keep_ledger()?;
             self.commit(drained);
         }
@@ -153,8 +159,14 @@ impl Writer {
             std::thread::sleep(POLL);
             return Err(RecvTimeoutError::Timeout);
         }
-        let until_ledger = self.ledger.due_in();
-        batches.recv_timeout(if self.is_shedding { until_ledger.min(SHEDDING_POLL) } else { until_ledger })
+        let mut until = self.ledger.due_in(self.is_shedding);
+        if self.is_shedding {
+            until = until.min(SHEDDING_POLL);
+        }
+        if self.status.sources().is_waiting() {
+            until = until.min(Duration::from_millis(TICK_MS));
+        }
+        batches.recv_timeout(until)
     }
 
     fn append(&mut self, mut batch: Batch) -> Result<(), StorageError> {
@@ -162,27 +174,66 @@ impl Writer {
             self.delay.record(opened.elapsed());
         }
         self.ledger.add(batch.counts());
-        let acks = batch.take_acks();
+        let groups = batch.take_groups();
         let mut payloads = batch.payloads();
         let mut done = 0;
-        for ack in acks {
-            self.append_some(payloads.split_off(ack.first - done))?;
-            let is_logged = self.append_all(payloads.split_off(ack.end - ack.first))?;
-            match (is_logged, ack.level) {
-                (true, Level::Logged) => self.answers.push((ack.sender, Ok(()))),
-                (true, Level::Synced) => {
-                    let position = self.active.as_ref().map_or(0, Active::position);
-                    self.synced.push((position, ack.sender));
+        for Group { first, end, kind } in groups {
+            self.append_some(payloads.split_off(first - done))?;
+            let records = payloads.split_off(end - first);
+            match kind {
+                Kind::Ack { level, sender } => {
+                    let is_logged = self.append_all(records)?;
+                    self.answer_later(is_logged, level, sender);
                 }
-                (false, _) => self.answers.push((ack.sender, Err(Shed::Disk))),
+                Kind::Datagram(datagram) => self.append_datagram(&datagram, records)?,
+                Kind::Heartbeat(number) => self.status.sources().heartbeat(number, self.status.now_ms()),
             }
-            done = ack.end;
+            done = end;
         }
         self.append_some(payloads)?;
         batch.clear();
         // enough of them are on their way back already
         let _ = self.channels.recycle.try_send(batch);
         Ok(())
+    }
+
+    fn answer_later(&mut self, is_logged: bool, level: Level, sender: AckSender) {
+        match (is_logged, level) {
+            (true, Level::Logged) => self.answers.push((sender, Ok(()))),
+            (true, Level::Synced) => {
+                let position = self.active.as_ref().map_or(0, Active::position);
+                self.synced.push((position, sender));
+            }
+            (false, _) => self.answers.push((sender, Err(Shed::Disk))),
+        }
+    }
+
+    /// Takes or drops a framed datagram. All of its records stand in one segment, behind the ledger record that this
+    /// begins with: else that could tell of a datagram whose last record is still to come.
+    fn append_datagram(&mut self, datagram: &FramedDatagram, records: Payloads<'_>) -> Result<(), StorageError> {
+        let events = records.clone().count() as u64;
+        let has_room = self.make_room_for(records.clone())?;
+        let is_recorded = events > 0 && has_room;
+        let arrival = Arrival { number: datagram.number, events: if is_recorded { events } else { 0 }, is_recorded };
+        if self.status.sources().arrive(&arrival, self.status.now_ms()) != Seen::New {
+            return Ok(());
+        }
+        self.ledger.add(datagram.counts());
+        for payload in records {
+            self.ledger.decide(record::front(payload), is_recorded);
+            if let Some(active) = self.active.as_mut().filter(|_| is_recorded) {
+                active.append(payload);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for all of them in the active segment, which may be a new one for that.
+    fn make_room_for(&mut self, payloads: Payloads<'_>) -> Result<bool, StorageError> {
+        let needed = framed_bytes(payloads);
+        let fits =
+            |writer: &Self| !writer.is_shedding && writer.active.as_ref().is_some_and(|active| active.room() >= needed);
+        Ok(fits(self) || needed == 0 || (self.rotate()? && fits(self)))
     }
 
     /// Appends all of them or sheds all of them, since they are answered together: a sender who is told to try again
@@ -197,7 +248,7 @@ impl Writer {
 
     /// Whether there is room in the active segment and the one after it, which is taken now if it will be needed.
     fn has_room_for(&mut self, payloads: Payloads<'_>) -> Result<bool, StorageError> {
-        let needed = payloads.map(|payload| framed_len(payload.len()) as u64).sum();
+        let needed = framed_bytes(payloads);
         if !self.is_shedding && self.active.as_ref().is_some_and(|active| active.room() >= needed) {
             return Ok(true);
         }
@@ -245,35 +296,57 @@ impl Writer {
         self.told = 0;
         self.supply.began(Arc::clone(&shared));
         self.status.began_segment();
-        self.append_ledger(false);
+        self.append_ledger(false, Scope::All);
         self.tell_syncer(Task::Begin(shared));
         Ok(true)
     }
 
-    /// Writes a ledger record if one is due. Without room for it, a new segment begins with one.
+    /// Writes a ledger record if one is due, or if it tells what no other record does. Without room for it, a new segment
+    /// begins with one.
     fn keep_ledger(&mut self) -> Result<(), StorageError> {
-        if self.ledger.due_in().is_zero() && !self.append_ledger(false) && !self.is_shedding {
+        let is_due = self.ledger.due_in(self.is_shedding).is_zero();
+        let is_due = is_due || (!self.is_shedding && self.status.sources().is_ahead_of_the_log());
+        if is_due && !self.append_ledger(false, Scope::Changes) && !self.is_shedding {
             self.rotate()?;
         }
         Ok(())
     }
 
     /// False if there is no room.
-    fn append_ledger(&mut self, closing: bool) -> bool {
-        self.scratch.clear();
-        record::encode_ledger(&self.ledger.record(closing), &mut self.scratch);
-        match &mut self.active {
-            Some(active) if active.has_room(self.scratch.len()) => {
+    fn append_ledger(&mut self, closing: bool, scope: Scope) -> bool {
+        let mut sources = self.status.sources();
+        self.ledger.add(Counts { datagrams: sources.take_counts(), ..Counts::default() });
+        let mut encode = |marks: Marks| {
+            self.scratch.clear();
+            record::encode_ledger(&self.ledger.record(closing, marks), &mut self.scratch);
+            self.scratch.len() <= MAX_PAYLOAD
+        };
+        match scope {
+            Scope::Changes if encode(sources.changes()) => {}
+            // these always fit into a record
+            _ => assert!(encode(sources.all()), "marks are bounded"),
+        }
+        match self.active.as_mut().filter(|active| active.has_room_for_ledger(self.scratch.len())) {
+            Some(active) => {
                 active.append(&self.scratch);
+                sources.are_written();
+                self.ledger.is_written();
                 true
             }
-            _ => false,
+            None => {
+                // not again before it is due again
+                self.ledger.written_at = Instant::now();
+                false
+            }
         }
     }
 
     /// Shows everything appended to readers and to the metrics, then answers who waited for that.
     fn commit(&mut self, drained: u64) {
+        self.ledger.add(Counts { datagrams: self.status.sources().take_counts(), ..Counts::default() });
         if drained == 0 && self.active.as_ref().is_none_or(Active::is_committed) {
+            // what time alone has lost
+            self.status.drained(0, None, &self.ledger.since_start);
             return;
         }
         if let Some(active) = &mut self.active {
@@ -297,7 +370,8 @@ impl Writer {
     }
 
     fn close(mut self) -> Result<(), LogError> {
-        if !self.append_ledger(true) && (self.is_shedding || !self.rotate()? || !self.append_ledger(true)) {
+        let is_told = self.append_ledger(true, Scope::Changes);
+        if !is_told && (self.is_shedding || !self.rotate()? || !self.append_ledger(true, Scope::Changes)) {
             error!("no room for the closing ledger record: this life will look as if it had been killed");
         }
         self.commit(0);
@@ -316,17 +390,33 @@ impl Writer {
     }
 }
 
+impl FramedDatagram {
+    /// What became of its events that have no record.
+    fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        let front = counts.front(Front::Udp);
+        front.refused = self.refused.map(u64::from);
+        front.received = front.all_refused();
+        if let Some((reason, events)) = self.shed {
+            front.received += u64::from(events);
+            front.shed[reason.index()] = u64::from(events);
+        }
+        counts
+    }
+}
+
 impl LedgerState {
-    fn add(&mut self, since: &Counts) {
+    fn add(&mut self, since: Counts) {
         self.total.add(since);
         self.since_start.add(since);
     }
 
     /// An event is received, and logged or shed for the disk, in one step: the ledger is balanced at any moment.
     fn decide(&mut self, front: Option<Front>, is_logged: bool) {
-        let front = front.expect("the door sends events").index();
+        let front = front.expect("the door sends events");
         for counts in [&mut self.total, &mut self.since_start] {
-            counts.received[front] += 1;
+            let counts = counts.front(front);
+            counts.received += 1;
             match is_logged {
                 true => counts.logged += 1,
                 false => counts.shed[Shed::Disk.index()] += 1,
@@ -334,15 +424,25 @@ impl LedgerState {
         }
     }
 
-    fn due_in(&self) -> Duration {
-        let interval = if self.total == self.written { LEDGER_IDLE } else { LEDGER_BUSY };
+    fn due_in(&self, is_shedding: bool) -> Duration {
+        let is_busy = self.total != self.written && !is_shedding;
+        let interval = if is_busy { LEDGER_BUSY } else { LEDGER_IDLE };
         interval.saturating_sub(self.written_at.elapsed())
     }
 
     /// What is to be written now.
-    fn record(&mut self, closing: bool) -> Ledger {
+    fn record(&self, closing: bool, marks: Marks) -> Ledger {
+        Ledger { at: clock::now(), life: self.life, closing, counts: self.total, marks }
+    }
+
+    /// The record is in the log.
+    fn is_written(&mut self) {
         self.written = self.total;
         self.written_at = Instant::now();
-        Ledger { at: clock::now(), life: self.life, closing, counts: self.total }
     }
+}
+
+/// What these take up in a segment.
+fn framed_bytes(payloads: Payloads<'_>) -> u64 {
+    payloads.map(|payload| framed_len(payload.len()) as u64).sum()
 }

@@ -28,6 +28,11 @@ impl Metrics {
         *self.0.get(series).unwrap_or_else(|| panic!("no {series} in {:?}", self.0.keys()))
     }
 
+    /// The same, of a counter.
+    pub fn count(&self, series: &str) -> u64 {
+        whole(self.get(series))
+    }
+
     /// The sum of all series of a metric. There must be one.
     pub fn sum(&self, name: &str) -> f64 {
         let of_name = self.0.iter().filter(|(series, _)| series.split('{').next() == Some(name));
@@ -35,6 +40,14 @@ impl Metrics {
         assert!(!values.is_empty(), "no {name} in {:?}", self.0.keys());
         values.iter().sum()
     }
+}
+
+/// A count as the number that it is.
+#[expect(clippy::cast_possible_truncation, reason = "that it is whole is asserted")]
+pub fn whole(value: f64) -> u64 {
+    let whole = value as u64;
+    assert!(value >= 0.0 && value.fract() == 0.0 && value < 9e15, "{value} is no count");
+    whole
 }
 
 /// An answer over HTTP/1.1.

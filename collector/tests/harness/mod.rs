@@ -10,21 +10,29 @@
 // each test binary uses another part
 #![allow(dead_code, unused_imports)]
 
+mod chance;
+pub mod datagrams;
 mod http;
+mod pace;
+mod sources;
 
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-pub use http::{Metrics, Reply, request, try_request};
+pub use chance::Chance;
+pub use http::{Metrics, Reply, request, try_request, whole};
+pub use pace::{Over, OverWhenDropped, Pace};
+pub use sources::{Forgotten, SourceReport, Sources};
 
 /// Time for anything that should be quick, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,6 +60,8 @@ macro_rules! deref_to_process {
 pub struct Collector {
     /// Where it takes beacons.
     pub http: SocketAddr,
+    /// Where it takes datagrams.
+    pub udp: SocketAddr,
     /// Its `--data`.
     pub data: PathBuf,
     flags: Vec<String>,
@@ -59,36 +69,38 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Starts one on free ports and waits until it is ready. `flags` come after `--data`, `--http` and `--admin`.
+    /// Starts one on free ports and waits until it is ready. `flags` come after `--data`, `--http`, `--udp` and
+    /// `--admin`.
     pub fn start(data: &Path, flags: &[&str]) -> Self {
         Self::start_at(free_addr(), data, flags)
     }
 
     /// Starts one that takes beacons where it does by default, which is at `http`.
     pub fn start_at_default(http: SocketAddr, data: &Path, flags: &[&str]) -> Self {
-        Self::start_with(None, http, data, flags)
+        Self::start_with(&[], http, data, flags)
     }
 
     /// Starts one that takes beacons at a given address.
     pub fn start_at(http: SocketAddr, data: &Path, flags: &[&str]) -> Self {
-        let flag = ["--http".to_owned(), http.to_string()];
-        Self::start_with(Some(flag), http, data, flags)
+        Self::start_with(&["--http", &http.to_string()], http, data, flags)
     }
 
     /// Starts one on free ports, with its stderr where the caller says.
     pub fn start_with_stderr(data: &Path, stderr: Stdio) -> Self {
-        let (http, admin) = (free_addr(), free_addr());
-        let flags = vec!["--http".to_owned(), http.to_string()];
+        let [http, udp, admin] = [(); 3].map(|()| free_addr());
+        let flags = ["--http", &http.to_string(), "--udp", &udp.to_string()].map(str::to_owned).to_vec();
         let process = Process::spawn_with_stderr("collector", Self::command(admin, data, &flags), admin, stderr);
-        let mut collector = Self { http, data: data.to_owned(), flags, process };
+        let mut collector = Self { http, udp, data: data.to_owned(), flags, process };
         collector.wait_ready();
         collector
     }
 
-    fn start_with(http_flag: Option<[String; 2]>, http: SocketAddr, data: &Path, flags: &[&str]) -> Self {
-        let flags: Vec<String> = http_flag.into_iter().flatten().chain(flags.iter().map(ToString::to_string)).collect();
+    fn start_with(http_flag: &[&str], http: SocketAddr, data: &Path, flags: &[&str]) -> Self {
+        let udp = free_addr();
+        let own = http_flag.iter().map(ToString::to_string).chain(["--udp".to_owned(), udp.to_string()]);
+        let flags: Vec<String> = own.chain(flags.iter().map(ToString::to_string)).collect();
         let process = Self::spawn(free_addr(), data, &flags);
-        let mut collector = Self { http, data: data.to_owned(), flags, process };
+        let mut collector = Self { http, udp, data: data.to_owned(), flags, process };
         collector.wait_ready();
         collector
     }
@@ -108,6 +120,11 @@ impl Collector {
         let mut command = Command::new(collector_binary());
         command.arg("--data").arg(data).args(["--admin", &admin.to_string()]).args(flags);
         command
+    }
+
+    /// What is known of the sources of framed datagrams now.
+    pub fn sources(&self) -> Sources {
+        Sources::of(self.admin)
     }
 
     /// A request on a connection of its own.
@@ -174,6 +191,13 @@ pub fn assert_ledger_adds_up(collector: &Collector) {
     );
 }
 
+/// The ledger of one life adds up, at rest, and so does what is known of each source of datagrams: nothing is missing
+/// any longer that is not lost. Gives that back.
+pub fn assert_datagrams_add_up(collector: &Collector) -> Sources {
+    assert_ledger_adds_up(collector);
+    sources::settled(collector.admin)
+}
+
 /// The compactor's ledger of one life, at rest: every event read was counted, a duplicate, or a bot's.
 pub fn assert_compactor_ledger_adds_up(compactor: &Compactor) {
     assert_adds_up(
@@ -185,6 +209,23 @@ pub fn assert_compactor_ledger_adds_up(compactor: &Compactor) {
             "tallylight_compactor_bot_events_total",
         ],
     );
+}
+
+/// What all lives left on disk adds up, from the door to the rows. Both programs may be running.
+pub fn assert_audit(data: &Path, out: &Path) -> Value {
+    let audit = |flags: &[&str]| {
+        let folders = [OsStr::new("--data"), data.as_os_str(), OsStr::new("--out"), out.as_os_str()];
+        let arguments: Vec<&OsStr> = [OsStr::new("audit")].into_iter().chain(folders).collect();
+        Compactor::run(&[arguments, flags.iter().map(OsStr::new).collect()].concat())
+    };
+    let output = audit(&["--json"]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        panic!("audit: {}\n{}{stderr}", output.status, String::from_utf8_lossy(&audit(&[]).stdout));
+    }
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(report["adds_up"], true, "{stderr}");
+    report
 }
 
 fn assert_adds_up(metrics: impl Fn() -> Metrics, whole: &str, parts: &[&str]) {
@@ -215,7 +256,7 @@ pub fn free_addr() -> SocketAddr {
     for _ in PORTS {
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
         port = if port + 1 < PORTS.end { port + 1 } else { PORTS.start };
-        if TcpListener::bind(addr).is_ok() {
+        if TcpListener::bind(addr).is_ok() && UdpSocket::bind(addr).is_ok() {
             *next = Some(port);
             return addr;
         }
@@ -358,10 +399,39 @@ impl Process {
         self.child.wait().expect("our own child can be waited for");
     }
 
+    /// SIGSTOP: it gets to do nothing until [`Process::cont`].
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        // it is told at once, and stops when it next runs
+        wait_for("it to have stopped", || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("our own child is there");
+            stat.rsplit(") ").next().expect("a state").starts_with('T').then_some(())
+        });
+    }
+
+    /// SIGCONT.
+    pub fn cont(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// SIGHUP: it reads again what it reads again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// SIGTERM, without waiting for anything.
+    pub fn tell_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("our own child takes signals");
+    }
+
     /// SIGTERM, and waits for the end.
     pub fn terminate(&mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child takes signals");
+        self.tell_to_end();
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.ended() {

@@ -24,7 +24,7 @@ impl Drop for Killed {
 
 fn command(data: &Path, admin: SocketAddr, flags: &[&str]) -> Command {
     let mut command = Command::new(collector_binary());
-    command.arg("--data").arg(data).args(["--admin", &admin.to_string()]).args(flags);
+    command.arg("--data").arg(data).args(["--admin", &admin.to_string(), "--udp=off"]).args(flags);
     command
 }
 
@@ -328,6 +328,7 @@ fn the_same_flags_work_as_environment_variables() {
     let mut command = Command::new(collector_binary());
     command.env("TALLYLIGHT_DATA", folder.path()).env("TALLYLIGHT_HTTP", format!("{one},{two}"));
     command.env("TALLYLIGHT_ADMIN", admin.to_string()).env("TALLYLIGHT_SEGMENT_SIZE", "1MiB");
+    command.env("TALLYLIGHT_UDP", free_addr().to_string());
     command
         .env("TALLYLIGHT_RESERVE", "1MiB")
         .env("TALLYLIGHT_SITE", "a.example,b.example")

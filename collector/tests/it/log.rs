@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tallylight_collector::log::{Batch, Level, Log, Options, Recovered};
-use tallylight_proto::ledger::Ledger;
+use tallylight_proto::beacon::Judged;
+use tallylight_proto::datagram::{Number, SourceId};
+use tallylight_proto::event::Origin;
+use tallylight_proto::ledger::{Counts, FrontCounts, Ledger};
 use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::{Found, Framing, Gap, HEADER_LEN, HeaderPage, Mark, MarkKind, Scanner};
-use tallylight_proto::{Event, Front, Id, Shed, layout};
+use tallylight_proto::sources::{Figures, Report};
+use tallylight_proto::{Event, Front, Id, Refusal, Shed, layout};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -47,8 +51,13 @@ fn event(n: u64) -> Event<'static> {
         ip: Some([192, 0, 2, 0].into()),
         value: None,
         lost: 0,
+        origin: None,
         props: Vec::new(),
     }
+}
+
+fn http1(counts: &Counts) -> FrontCounts {
+    counts.fronts[Front::Http1.index()]
 }
 
 /// Sends these as one batch and waits for the outcome.
@@ -74,6 +83,8 @@ fn fill(batch: &mut Batch, numbers: std::ops::Range<u64>, level: Level) -> onesh
 #[derive(Debug, Default)]
 struct Contents {
     events: Vec<u64>,
+    /// Sequence numbers of the datagrams of those that came in one.
+    sequences: Vec<u64>,
     ordinals: Vec<u64>,
     positions: Vec<u64>,
     ledgers: Vec<Ledger>,
@@ -118,6 +129,7 @@ fn read(data: &Path) -> Contents {
                         Record::Event(event) => {
                             let (_, n) = event.id.uuid.as_u64_pair();
                             contents.events.push(n);
+                            contents.sequences.extend(event.origin.map(|origin| origin.number.sequence));
                         }
                         Record::Ledger(ledger) => contents.ledgers.push(ledger),
                     }
@@ -167,7 +179,7 @@ fn an_orderly_end_seals_everything_and_closes_the_ledger() {
     assert!(contents.sealed.len() > 10 && contents.sealed.iter().all(|sealed| *sealed));
     let last = contents.ledgers.last().expect("a ledger");
     assert!(last.closing);
-    assert_eq!((last.counts.received, last.counts.logged), ([30_000, 0, 0, 0], 30_000));
+    assert_eq!((http1(&last.counts).received, last.counts.events().logged), (30_000, 30_000));
     let leftovers = std::fs::read_dir(data.path().join(layout::LOG)).expect("a log").count();
     assert_eq!(leftovers, contents.sealed.len() + 1, "segments and the folder of spares");
 }
@@ -184,12 +196,12 @@ fn what_was_logged_survives_a_kill_and_the_log_goes_on_behind_it() {
 
     let (log, recovered) = start(killed.path());
     assert!(recovered.was_killed && recovered.sealed >= 1 && recovered.torn == 0, "{recovered:?}");
-    assert_eq!((recovered.counts.logged, recovered.counts.received[0]), (3000, 3000));
+    assert_eq!((recovered.counts.events().logged, http1(&recovered.counts).received), (3000, 3000));
     send(&log, 3000..3100, Level::Synced).expect("taken");
     log.finish();
     let contents = read(killed.path());
     assert_whole(&contents, 3100);
-    assert_eq!(contents.ledgers.last().map(|ledger| ledger.counts.logged), Some(3100));
+    assert_eq!(contents.ledgers.last().map(|ledger| ledger.counts.events().logged), Some(3100));
 }
 
 #[test]
@@ -242,7 +254,7 @@ fn the_ledger_goes_on_after_lives_that_left_no_ledger_record() {
     for _ in 0..3 {
         let before = segments(left.path()).len();
         let (log, recovered) = start(left.path());
-        assert_eq!(recovered.counts.logged, 1000);
+        assert_eq!(recovered.counts.events().logged, 1000);
         while segments(left.path()).len() == before {
             std::thread::yield_now();
         }
@@ -258,8 +270,8 @@ fn the_ledger_goes_on_after_lives_that_left_no_ledger_record() {
     send(&log, 1000..1001, Level::Logged).expect("taken");
     log.finish();
     let ledgers = read(left.path()).ledgers;
-    assert!(ledgers.is_sorted_by_key(|ledger| ledger.counts.logged), "{ledgers:?}");
-    assert_eq!(ledgers.last().map(|ledger| ledger.counts.logged), Some(1001));
+    assert!(ledgers.is_sorted_by_key(|ledger| ledger.counts.events().logged), "{ledgers:?}");
+    assert_eq!(ledgers.last().map(|ledger| ledger.counts.events().logged), Some(1001));
 }
 
 #[test]
@@ -398,7 +410,8 @@ fn without_room_for_a_segment_events_are_shed_and_counted() {
     assert_eq!(send(&log, 0..10, Level::Logged), Err(Shed::Disk));
     let status = log.status().snapshot();
     assert!(status.shedding);
-    assert_eq!((status.counts.received[0], status.counts.shed[Shed::Disk.index()]), (10, 10));
+    let counts = http1(&status.counts);
+    assert_eq!((counts.received, counts.shed[Shed::Disk.index()]), (10, 10));
     log.finish();
 }
 
@@ -417,6 +430,132 @@ fn a_batch_that_finds_no_room_is_given_up_with_its_counts() {
     send(&log, 0..1, Level::Logged).expect("taken");
     let counts = log.status().snapshot().counts;
     log.finish();
-    assert_eq!((counts.received, counts.shed, counts.logged), ([8, 2, 0, 0], [7, 0, 0, 0], 1));
+    let of = |front: Front| counts.fronts[front.index()];
+    assert_eq!((of(Front::Http1).received, of(Front::Http2).received), (8, 2));
+    assert_eq!((counts.events().shed, counts.events().logged), ([7, 0, 0, 0], 1));
     assert!(counts.is_balanced());
+}
+
+const SOURCE: SourceId = SourceId { key: Some(1), source: 7 };
+
+/// A datagram with so many events, one of them refused if asked for.
+fn push_datagram(batch: &mut Batch, sequence: u64, events: u64, refused: u64) {
+    let number = Number { source: SOURCE, sequence };
+    let here = batch.here();
+    for place in 0..events {
+        let place = u16::try_from(place).expect("few");
+        let origin = Some(Origin { number, place, is_last: false });
+        batch.push(&Event { origin, front: Front::Udp, ..event(sequence * 1000 + u64::from(place)) });
+    }
+    let mut judged = Judged { taken: events, ..Judged::default() };
+    judged.refused[Refusal::Malformed.index()] = refused;
+    batch.datagram(here, Some(number), &judged, None);
+}
+
+/// Sends datagrams of three events, and one event to wait for.
+fn send_datagrams(log: &Log, sequences: impl IntoIterator<Item = u64>) {
+    let appender = log.appender();
+    let mut batch = appender.batch();
+    sequences.into_iter().for_each(|sequence| push_datagram(&mut batch, sequence, 3, 0));
+    let waiting = fill(&mut batch, 0..1, Level::Logged);
+    appender.try_send(batch).expect("room in the channel");
+    assert_eq!(waiting.blocking_recv(), Ok(Ok(())));
+}
+
+fn figures(recovered: &Recovered) -> (Figures, u64) {
+    let reports = recovered.sources.reports(0);
+    let [Report { figures, pending, .. }] = reports[..] else { panic!("{reports:?}") };
+    (figures, pending)
+}
+
+#[test]
+fn a_datagram_that_came_before_is_dropped_with_all_that_is_in_it_also_after_a_kill() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send_datagrams(&log, [1, 2, 2, 3, 1]);
+    let counts = log.status().snapshot().counts;
+    assert_eq!((counts.events().received, counts.datagrams.received, counts.datagrams.duplicate), (10, 5, 2));
+    let killed = copy(data.path());
+    log.finish();
+
+    let (log, recovered) = start(killed.path());
+    // copies are of those that a kill makes forget
+    assert_eq!(figures(&recovered), (Figures { received: 3, events: 9, ..Figures::default() }, 0));
+    send_datagrams(&log, [3, 2, 1, 4]);
+    log.finish();
+    let contents = read(killed.path());
+    assert_eq!(contents.sequences, [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]);
+    let last = contents.ledgers.last().expect("a ledger");
+    assert_eq!((last.counts.datagrams.duplicate, last.counts.fronts[Front::Udp.index()].logged), (3, 12));
+    assert!(last.counts.is_balanced());
+}
+
+#[test]
+fn a_kill_takes_nothing_for_lost_that_came_and_left_no_record() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    let appender = log.appender();
+    let mut batch = appender.batch();
+    push_datagram(&mut batch, 1, 1, 0);
+    push_datagram(&mut batch, 2, 0, 5);
+    push_datagram(&mut batch, 4, 2, 1);
+    let waiting = fill(&mut batch, 0..1, Level::Logged);
+    appender.try_send(batch).expect("room in the channel");
+    assert_eq!(waiting.blocking_recv(), Ok(Ok(())));
+    let killed = copy(data.path());
+    drop(appender);
+    log.finish();
+
+    let (log, recovered) = start(killed.path());
+    assert_eq!(figures(&recovered), (Figures { received: 3, events: 3, ..Figures::default() }, 1));
+    log.finish();
+}
+
+#[test]
+fn a_datagram_that_a_kill_cut_in_two_did_not_come() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send_datagrams(&log, [1, 2]);
+    let killed = copy(data.path());
+    log.finish();
+    // the last record of the second datagram: as if the writer had died before it
+    let path = segments(killed.path()).remove(0);
+    let contents = read(killed.path());
+    let cut = contents.positions[contents.positions.len() - 2];
+    let mut bytes = std::fs::read(&path).expect("a segment");
+    bytes[usize::try_from(cut).expect("small")..].fill(0);
+    std::fs::write(&path, bytes).expect("written");
+
+    let (log, recovered) = start(killed.path());
+    assert_eq!(figures(&recovered), (Figures { received: 1, events: 5, ..Figures::default() }, 0));
+    // its own number shows that the second one is missing
+    send_datagrams(&log, [3]);
+    assert_eq!(log.status().sources().reports(0)[0].pending, 1);
+    log.finish();
+}
+
+#[test]
+fn datagrams_stand_in_one_segment_each_and_sources_go_on_through_all_of_them() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    for from in (1..6000).step_by(100) {
+        send_datagrams(&log, (from..from + 100).filter(|sequence| sequence % 10 != 0));
+    }
+    log.finish();
+    for path in segments(data.path()) {
+        let alone = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(alone.path().join(layout::LOG)).expect("a folder");
+        std::fs::copy(&path, alone.path().join(layout::LOG).join(path.file_name().expect("a name"))).expect("copied");
+        let contents = read(alone.path());
+        assert!(contents.sequences.chunk_by(|a, b| a == b).all(|datagram| datagram.len() == 3));
+        // each begins with a ledger record that needs none before it
+        let (log, recovered) = start(alone.path());
+        let (figures, pending) = figures(&recovered);
+        let next = contents.sequences.last().expect("some") + 1;
+        let missing = (next - 1) / 10;
+        assert_eq!((figures.received, figures.events), (next - 1 - missing, (next - 1 - missing) * 3));
+        assert_eq!(figures.lost + pending, missing);
+        log.finish();
+    }
+    assert!(segments(data.path()).len() > 3);
 }

@@ -10,4 +10,6 @@ mod browser;
 mod http;
 mod lifecycle;
 mod log;
+mod senders;
 mod stderr;
+mod udp;

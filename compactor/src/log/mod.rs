@@ -37,8 +37,12 @@ pub enum Item<'a> {
     Record(Framed<'a>),
     /// Something that is not there any more.
     Lost(Lost),
-    /// From here on ordinals are used again: a power cut took records that were read already, though they were synced.
-    SetBack,
+    /// From here on so many ordinals are used again: a power cut took records that were read already, though they were
+    /// synced.
+    SetBack {
+        /// How many.
+        records: u64,
+    },
 }
 
 /// Something that is not there any more.

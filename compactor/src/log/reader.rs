@@ -237,8 +237,14 @@ impl Reader {
                 return Ok(None);
             };
             let next_ordinal = self.first_ordinal(next).map_err(LogError::from)?;
-            let expected = self.place.and_then(|place| place.ordinal);
-            let records = expected.zip(next_ordinal).map_or(0, |(expected, first)| first.saturating_sub(expected));
+            // a log begins at 0, and so do its ordinals
+            let begin = (base == 0 && self.place.is_none()).then_some(0);
+            let expected = self.place.map_or(begin, |place| place.ordinal);
+            let (from, to) = expected.zip(next_ordinal).unwrap_or_default();
+            if from > to {
+                let _ = take(Item::SetBack { records: from - to })?;
+            }
+            let records = to.saturating_sub(from);
             let _ = take(Item::Lost(Lost { base, position: base, end: next, records, cause }))?;
             self.go_to(next, next_ordinal.or(expected));
         }
@@ -311,7 +317,7 @@ impl Reader {
                             segment = %file.path().display(), first, expected,
                             "the log was set back by a power cut: ordinals are used again"
                         );
-                        let _ = take(Item::SetBack)?;
+                        let _ = take(Item::SetBack { records: expected - first })?;
                         first
                     }
                     (expected, first) => first.or(expected).unwrap_or(0),

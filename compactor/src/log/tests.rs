@@ -15,7 +15,7 @@ fn read(reader: &mut Reader) -> Result<(usize, Vec<Lost>), LogError> {
         match item {
             Item::Record(_) => records += 1,
             Item::Lost(gone) => lost.push(gone),
-            Item::SetBack => panic!("no power cut here"),
+            Item::SetBack { .. } => panic!("no power cut here"),
         }
         Ok::<_, LogError>(ControlFlow::Continue(()))
     })?;

@@ -14,7 +14,8 @@ use tempfile::TempDir;
 
 use crate::client::{self, Click, Client, Form};
 use crate::harness::{
-    Collector, Compactor, assert_compactor_ledger_adds_up, assert_ledger_adds_up, request, wait_for, wait_for_within,
+    Collector, Compactor, assert_audit, assert_compactor_ledger_adds_up, assert_ledger_adds_up, request, wait_for,
+    wait_for_within,
 };
 use crate::{python, segments};
 
@@ -207,6 +208,7 @@ fn a_full_disk_is_a_state(disk: &Disk) {
     let once = Compactor::once(&data, &out, &[]);
     assert!(once.status.success(), "{}", String::from_utf8_lossy(&once.stderr));
 
+    assert_audit(&data, &out);
     let totals = python::read("totals.py", &[&out]);
     let of = |target: &str, name: &str| totals["targets"][target][name].as_u64().unwrap();
     let acknowledged = load.acknowledged.into_inner();
@@ -226,7 +228,7 @@ fn a_full_disk_is_a_state(disk: &Disk) {
     let ledger = log.ledger.unwrap();
     assert!(ledger.closing && ledger.counts.is_balanced(), "{ledger:?}");
     #[expect(clippy::cast_precision_loss, reason = "some hundred thousand events")]
-    let logged = ledger.counts.logged as f64;
+    let logged = ledger.counts.events().logged as f64;
     assert_eq!(logged, counted.get("tallylight_events_logged_total"));
 }
 

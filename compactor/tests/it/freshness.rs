@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Collector, Compactor, assert_compactor_ledger_adds_up, assert_ledger_adds_up, wait_for_within};
+use crate::harness::{
+    Collector, Compactor, assert_audit, assert_compactor_ledger_adds_up, assert_ledger_adds_up, wait_for_within,
+};
 use crate::out;
 
 #[test]
@@ -23,4 +25,6 @@ fn a_click_is_in_the_hourly_file_within_seconds() {
     }
     assert_ledger_adds_up(&collector);
     assert_compactor_ledger_adds_up(&compactor);
+    let report = assert_audit(&data, &out);
+    assert!(report["lives"][0]["note"].as_str().unwrap().ends_with("the last one is running"), "{report}");
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tallylight_proto::layout;
 
 use crate::client::{self, Click, Client, Form, mix};
-use crate::harness::{Collector, Compactor, assert_ledger_adds_up};
+use crate::harness::{Collector, Compactor, assert_audit, assert_ledger_adds_up};
 use crate::{out, python, segments};
 
 const EVENTS: u64 = 70_000;
@@ -75,10 +75,13 @@ fn a_compactor_killed_at_any_moments_ends_with_the_same_bytes() {
         // the log grows on the way, so that each of them has something to do
         segments::copy(&path("made"), &data, log.len().min(1 + kill / 2));
         alive += usize::from(kill_one(&data, &out, kill, time));
+        assert_audit(&data, &out);
     }
     assert!(alive > KILLS / 2, "only {alive} were killed at work");
     segments::copy(&path("made"), &data, log.len());
     compact(&path("data"), &path("out"));
+    assert_audit(&data, &out);
+    assert_audit(&path("made"), &path("undisturbed"));
 
     let hours = out::files(&path("undisturbed"), layout::HOURLY);
     assert_eq!(hours.len(), 4, "{hours:?}");

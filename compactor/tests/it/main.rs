@@ -21,4 +21,5 @@ mod prometheus;
 mod python;
 mod segments;
 mod testlog;
+mod udp;
 mod whole_path;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::client::{self, Click, Client, Form};
-use crate::harness::{Collector, Compactor, assert_ledger_adds_up, wait_for};
+use crate::harness::{Collector, Compactor, assert_audit, assert_ledger_adds_up, wait_for};
 use crate::segments::{self, Marks};
 use crate::{out, python};
 
@@ -70,9 +70,11 @@ fn the_power_goes(ran: Ran, marks: Marks) {
     let position = |commit: Option<Value>| commit.map_or(0, |commit| commit["position"].as_u64().unwrap());
     let committed = position(out::commit(&data, &out));
 
+    assert_audit(&data, &out);
     collector.kill9();
     let taken = segments::cut_power(&data, marks);
     assert!(taken > 1500 * 100, "{taken} bytes: the cut took what was not synced");
+    assert_audit(&data, &out);
     let left = segments::read(&data);
     assert!((12_000..13_500).contains(&left.events), "{left:?}");
 
@@ -82,8 +84,10 @@ fn the_power_goes(ran: Ran, marks: Marks) {
     post(&collector, "logged", &later);
     assert_ledger_adds_up(&collector);
     assert!(collector.terminate().success());
+    assert_audit(&data, &out);
     once(&data, &out);
 
+    assert_audit(&data, &out);
     let after = python::read("totals.py", &[&out]);
     assert_eq!(of_target(&after, "synced"), [12_000, 0, 12_000]);
     assert_eq!(of_target(&after, "later"), [11_500, 0, 11_500], "nothing new is skipped");
@@ -101,6 +105,7 @@ fn the_power_goes(ran: Ran, marks: Marks) {
 
     // and all of it again changes nothing
     once(&data, &out);
+    assert_audit(&data, &out);
     assert_eq!(python::read("totals.py", &[&out]), after);
 }
 

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::client::{self, Click, Client, Form};
 use crate::harness::{
-    Collector, Compactor, assert_compactor_ledger_adds_up, assert_ledger_adds_up, free_addr, request, try_request,
-    wait_for,
+    Collector, Compactor, assert_audit, assert_compactor_ledger_adds_up, assert_ledger_adds_up, free_addr, request,
+    try_request, wait_for,
 };
 
 /// Both programs, at work.
@@ -36,6 +36,7 @@ impl Pair {
         wait_for("the compactor to read all events", || (read() == all).then_some(()));
         assert_ledger_adds_up(&collector);
         assert_compactor_ledger_adds_up(&compactor);
+        assert_audit(&data, &out);
         Self { collector, compactor, _folder: folder }
     }
 }

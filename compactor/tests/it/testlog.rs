@@ -8,11 +8,14 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use tallylight_proto::datagram::{Number, SourceId};
+use tallylight_proto::event::Origin;
 use tallylight_proto::ledger::{Counts, Ledger};
 use tallylight_proto::record::{encode_event, encode_ledger};
 use tallylight_proto::segment::{
     Framing, HEADER_LEN, HOLES_OFFSET, Header, Holes, Mark, MarkKind, SECTOR_LEN, framed_len,
 };
+use tallylight_proto::sources::{Marks, Scope};
 use tallylight_proto::time::Millis;
 use tallylight_proto::{Event, Front, Id, Micros, layout};
 use uuid::Uuid;
@@ -30,6 +33,10 @@ pub struct TestLog {
     pub places: Vec<(u64, u64)>,
     /// The ledger as of the last record.
     pub counts: Counts,
+    /// When the collector that writes seems to have been started.
+    pub life: Millis,
+    /// What the first ledger record of the next segment says of sources.
+    pub first_marks: Marks,
     pub reserve: u64,
     base: u64,
     capacity: u64,
@@ -56,6 +63,8 @@ impl TestLog {
             node: "node-1".into(),
             places: Vec::new(),
             counts: Counts::default(),
+            life: START,
+            first_marks: all_of_none(),
             reserve: 0,
             base: 0,
             capacity,
@@ -98,8 +107,8 @@ impl TestLog {
     pub fn event(&mut self, event: &Event<'_>) -> u64 {
         let mut payload = Vec::new();
         encode_event(event, &mut payload);
-        self.counts.received[event.front.index()] += 1;
-        self.counts.logged += 1;
+        self.counts.front(event.front).received += 1;
+        self.counts.front(event.front).logged += 1;
         let begin = self.position();
         self.append(&payload);
         self.places.push((begin, self.position()));
@@ -114,8 +123,18 @@ impl TestLog {
 
     /// Appends a ledger record.
     pub fn ledger(&mut self, at: Millis) {
+        self.ledger_with(at, false, Marks::default());
+    }
+
+    /// Appends the ledger record of an orderly end.
+    pub fn closing(&mut self, at: Millis) {
+        self.ledger_with(at, true, Marks::default());
+    }
+
+    /// Appends a ledger record with marks of sources.
+    pub fn ledger_with(&mut self, at: Millis, closing: bool, marks: Marks) {
         let mut payload = Vec::new();
-        encode_ledger(&Ledger { at, life: START, closing: false, counts: self.counts }, &mut payload);
+        encode_ledger(&Ledger { at, life: self.life, closing, counts: self.counts, marks }, &mut payload);
         self.append(&payload);
     }
 
@@ -163,8 +182,9 @@ impl TestLog {
     }
 
     /// Goes on counting as a collector that a power cut set back.
-    pub fn set_back(&mut self, ordinal: u64, counts: Counts) {
-        (self.ordinal, self.counts) = (ordinal, counts);
+    pub fn set_back(&mut self, mark: Mark, counts: Counts) {
+        (self.ordinal, self.counts) = (mark.ordinal, counts);
+        self.bytes.truncate(usize::try_from(mark.length).unwrap() - HEADER_LEN);
     }
 
     /// What recovery writes: holes that are torn.
@@ -208,7 +228,7 @@ impl TestLog {
         }
         fs::write(self.path(), &page).unwrap();
         OpenOptions::new().write(true).open(self.path()).unwrap().set_len(self.capacity).unwrap();
-        self.ledger(at);
+        self.ledger_with(at, false, self.first_marks.clone());
         self.commit();
     }
 
@@ -218,6 +238,10 @@ impl TestLog {
             self.write_mark(*kind, mark);
         }
     }
+}
+
+fn all_of_none() -> Marks {
+    Marks { scope: Scope::All, ..Marks::default() }
 }
 
 /// An event with an id of its own, received so long after [`START`].
@@ -238,6 +262,7 @@ pub fn event(n: u64, after: Millis) -> Event<'static> {
         ip: Some([192, 0, 2, 0].into()),
         value: n.is_multiple_of(2).then(|| Micros(i64::try_from(n).unwrap() * 100_001)),
         lost: u32::from(n.is_multiple_of(10)),
+        origin: None,
         props: if n.is_multiple_of(4) { vec![("k".into(), "é".into())] } else { vec![] },
     }
 }
@@ -245,6 +270,12 @@ pub fn event(n: u64, after: Millis) -> Event<'static> {
 /// The same event, so much older when it was received.
 pub fn aged(n: u64, after: Millis, age: Millis) -> Event<'static> {
     Event { age_ms: u32::try_from(age).unwrap(), ..event(n, after) }
+}
+
+/// The same event by a framed datagram of its own.
+pub fn framed(n: u64, after: Millis, source: u64, sequence: u64) -> Event<'static> {
+    let number = Number { source: SourceId { key: None, source }, sequence };
+    Event { front: Front::Udp, origin: Some(Origin { number, place: 0, is_last: true }), ..event(n, after) }
 }
 
 /// By a declared crawler.

@@ -7,7 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::crowd::{CLIENTS, Crowd, KINDS, Sent};
-use crate::harness::{Collector, Compactor, assert_compactor_ledger_adds_up, assert_ledger_adds_up, wait_for_within};
+use crate::harness::{
+    Collector, Compactor, assert_audit, assert_compactor_ledger_adds_up, assert_ledger_adds_up, wait_for_within,
+};
 use crate::{out, python, segments};
 
 /// How long a million events may take, in a debug build on a busy machine.
@@ -22,7 +24,7 @@ fn a_million_events_through_four_kills_count_once_each_whoever_reads_them() {
 
     let (sent, out) = (crowd.sent(), path.join("out"));
     let log = segments::read(&path.join("data"));
-    assert_eq!(log.ledger.unwrap().counts.logged, log.events, "the collector counts over all its lives");
+    assert_eq!(log.ledger.unwrap().counts.events().logged, log.events, "the collector counts over all its lives");
     assert_counts(&crowd, &path.join("data"), &out, &sent);
     assert_readers_agree(&crowd, &out, &sent);
     assert_uniques(&out);
@@ -67,6 +69,8 @@ fn compact_through_kills(crowd: &Crowd, folder: &Path, collector_flags: &[&str],
     for stderr in [collector.stderr(), compactor.stderr(), String::from_utf8_lossy(&once.stderr).into_owned()] {
         assert!(!stderr.contains("ERROR"), "data lost, or somebody must act: {stderr}");
     }
+    let report = assert_audit(&data, &out);
+    assert!(report["lives"][0]["note"].as_str().unwrap().ends_with("1 ended in order, 2 killed"), "{report}");
 }
 
 /// Kills each of both programs twice while the clients send.
@@ -98,7 +102,7 @@ fn assert_counts(crowd: &Crowd, data: &Path, out: &Path, sent: &Sent) {
     assert_eq!((log.gaps, log.unsealed), (0, 0), "{log:?}");
     let ledger = log.ledger.unwrap();
     assert!(ledger.closing && ledger.counts.is_balanced(), "{ledger:?}");
-    let logged = ledger.counts.logged;
+    let logged = ledger.counts.events().logged;
 
     let counts = out::commit(data, out).unwrap()["counts"].clone();
     let count = |name: &str| counts[name].as_u64().unwrap();

@@ -1,0 +1,168 @@
+//! What the system is asked for: datagrams, many at a time, and how many the kernel dropped.
+
+use std::io::{self, IoSliceMut};
+use std::mem;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+
+/// Bytes of a buffer: the longest datagram, or as many short ones of one sender as the kernel puts together (GRO).
+const BUFFER: usize = 64 * 1024;
+/// The place of the dropped datagrams among the numbers of `SO_MEMINFO` (`SK_MEMINFO_DROPS`), which are so many.
+const DROPS: usize = 8;
+const MEMINFO_LEN: usize = 9;
+
+/// Room for what one call gives. Pages that nothing was ever written to cost nothing.
+pub struct Buffers {
+    bytes: Vec<u8>,
+    metas: [RecvMeta; BATCH_SIZE],
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { bytes: vec![0; BATCH_SIZE * BUFFER], metas: [RecvMeta::default(); BATCH_SIZE] }
+    }
+}
+
+impl Buffers {
+    /// Fills them with what waits in a socket.
+    ///
+    /// # Errors
+    /// If nothing waits, or the system fails.
+    pub fn fill(&mut self, state: &UdpSocketState, socket: &impl AsFd) -> io::Result<Received<'_>> {
+        let mut chunks = self.bytes.chunks_exact_mut(BUFFER);
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let filled = state.recv(socket.into(), &mut slices, &mut self.metas)?;
+        Ok(Received { bytes: &self.bytes, metas: &self.metas[..filled] })
+    }
+}
+
+/// What one call gave.
+#[derive(Clone, Copy)]
+pub struct Received<'b> {
+    bytes: &'b [u8],
+    metas: &'b [RecvMeta],
+}
+
+impl<'b> Received<'b> {
+    /// How many buffers have something in them.
+    pub fn buffers(self) -> usize {
+        self.metas.len()
+    }
+
+    /// How many bytes it is.
+    pub fn bytes(self) -> usize {
+        self.metas.iter().map(|meta| meta.len).sum()
+    }
+
+    /// The datagrams of each sender, who stands there once for what the kernel put together.
+    pub fn datagrams(self) -> impl Iterator<Item = (IpAddr, impl Iterator<Item = &'b [u8]>)> {
+        let buffers = self.bytes.chunks_exact(BUFFER).zip(self.metas);
+        buffers.map(|(bytes, meta)| (meta.addr.ip(), split(&bytes[..meta.len.min(BUFFER)], meta.stride)))
+    }
+}
+
+/// The datagrams of a buffer: all of one length but the last. One of nothing is one, too.
+fn split(bytes: &[u8], stride: usize) -> impl Iterator<Item = &[u8]> {
+    let empty = bytes.is_empty().then_some(bytes);
+    empty.into_iter().chain(bytes.chunks(stride.max(1)))
+}
+
+/// How many datagrams the kernel dropped because this socket's buffer was full, or because they were damaged. Never
+/// goes back but around 2³².
+///
+/// # Errors
+/// If the system does not say.
+pub fn kernel_drops(socket: &impl AsFd) -> io::Result<u32> {
+    let mut numbers = [0_u32; MEMINFO_LEN];
+    let mut len = libc::socklen_t::try_from(mem::size_of_val(&numbers)).expect("36");
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: `numbers` and `len` live until the call returns, and the kernel writes at most `len` bytes to the first,
+    // which is as many as it has; any bytes are numbers. The descriptor is open, since it is borrowed.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, numbers.as_mut_ptr().cast(), &raw mut len) };
+    // kernels before 4.12 do not know it
+    if result == 0 { Ok(numbers[DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::time::{Duration, Instant};
+
+    fn pair() -> (UdpSocket, UdpSocketState, UdpSocket) {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let state = UdpSocketState::new((&receiver).into()).unwrap();
+        (receiver, state, sender)
+    }
+
+    #[test]
+    fn what_the_kernel_put_together_is_taken_apart() {
+        let parts = |bytes: &'static [u8], stride| split(bytes, stride).collect::<Vec<_>>();
+        assert_eq!(parts(b"aabbc", 2), [&b"aa"[..], b"bb", b"c"]);
+        assert_eq!(parts(b"aabb", 2), [b"aa", b"bb"]);
+        assert_eq!(parts(b"aa", 2), [b"aa"]);
+        assert_eq!(parts(b"", 0), [b""]);
+    }
+
+    #[test]
+    fn datagrams_of_any_length_come_whole_and_one_by_one() {
+        let (receiver, state, sender) = pair();
+        let longest = vec![b'x'; 65_507];
+        for bytes in [&b"one"[..], b"", b"three", &longest] {
+            sender.send(bytes).unwrap();
+        }
+        let mut buffers = Buffers::default();
+        let mut all = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while all.len() < 4 && Instant::now() < deadline {
+            let Ok(received) = buffers.fill(&state, &receiver) else { continue };
+            for (ip, datagrams) in received.datagrams() {
+                assert_eq!(ip, sender.local_addr().unwrap().ip());
+                all.extend(datagrams.map(<[u8]>::to_vec));
+            }
+        }
+        assert_eq!(all, [b"one".to_vec(), vec![], b"three".to_vec(), longest]);
+        assert!(buffers.fill(&state, &receiver).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+    }
+
+    #[test]
+    fn a_train_of_datagrams_sent_in_one_call_is_taken_apart() {
+        let (receiver, state, sender) = pair();
+        let sending = UdpSocketState::new((&sender).into()).unwrap();
+        let contents: Vec<u8> = (0..10).flat_map(|number| [number; 100]).collect();
+        let transmit = quinn_udp::Transmit {
+            destination: receiver.local_addr().unwrap(),
+            ecn: None,
+            contents: &contents,
+            segment_size: Some(100),
+            src_ip: None,
+        };
+        sending.try_send((&sender).into(), &transmit).unwrap();
+        let mut buffers = Buffers::default();
+        let mut all = Vec::new();
+        while let Ok(received) = buffers.fill(&state, &receiver) {
+            all.extend(received.datagrams().flat_map(|(_, datagrams)| datagrams.map(<[u8]>::to_vec)));
+        }
+        assert_eq!(all, contents.chunks(100).map(<[u8]>::to_vec).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_the_kernel_drops_is_known() {
+        let (receiver, _, sender) = pair();
+        socket2::SockRef::from(&receiver).set_recv_buffer_size(4096).unwrap();
+        assert_eq!(kernel_drops(&receiver).unwrap(), 0);
+        for _ in 0..100 {
+            sender.send(&[0; 500]).unwrap();
+        }
+        receiver.set_nonblocking(true).unwrap();
+        let received = (0..).take_while(|_| receiver.recv(&mut [0; 500]).is_ok()).count();
+        assert_eq!(received + usize::try_from(kernel_drops(&receiver).unwrap()).unwrap(), 100);
+        assert!(received < 100);
+    }
+}
