@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test test-env fmt lint bench-log clean
+.PHONY: help build run test test-env fmt lint bench-log bench-udp clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,11 @@ lint: ## format, lints and documentation, as CI wants them
 
 bench-log: ## appending to the log, beside write(2)
 	cargo run --release -p tallylight-benches -- log
+
+bench-udp: ## taking datagrams, beside rsyslog, syslog-ng and a bare loop
+	@benches/install-peers.sh
+	cargo build --release -p tallylight-collector
+	cargo run --release -p tallylight-benches -- udp
 
 clean: ## all that was built, but neither data nor .test-env
 	cargo clean

@@ -53,7 +53,18 @@ impl Beacons {
             ip: Some([192, 0, 2, 0].into()),
             value: None,
             lost: 0,
+            origin: None,
             props: vec![(Cow::Borrowed("campaign"), Cow::Borrowed("autumn"))],
         }
+    }
+    /// The next event as a server sends it: JSON of exactly this many bytes, at least 180.
+    pub fn json(&mut self, len: usize) -> String {
+        let (site, item, visitor) = (self.below(50), self.below(5_000), self.below(1_000_000));
+        let fixed = format!(
+            r#"{{"site":"shop-{site}.example","event":"sale","item":"isbn-978{item:010}","visitor":"{visitor:016x}","value":{}.5,"page":"https://shop.example/""#,
+            10 + self.below(90),
+        );
+        let (start, pad) = (fixed.trim_end_matches('"'), len.saturating_sub(fixed.len() + 1));
+        format!("{start}{:-<pad$}\"}}", "orders/")
     }
 }

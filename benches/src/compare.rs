@@ -27,34 +27,47 @@ struct Cost {
 
 /// Measures, and prints a table. `items` is how many each run handles.
 pub fn compare(title: &str, items: u64, rounds: u32, contenders: &mut [Contender<'_>]) -> Result<()> {
-    let mut costs = vec![Vec::new(); contenders.len()];
-    for round in 0..=rounds {
-        let mut order: Vec<usize> = (0..contenders.len()).collect();
+    let count = contenders.len();
+    let mut costs = alternate(rounds + 1, count, |_, n| {
+        let cost = measure(&mut contenders[n].run)?;
+        (contenders[n].reset)()?;
+        Ok(cost)
+    })?;
+    // the first round warms up
+    for costs in &mut costs {
+        costs.remove(0);
+    }
+    println!("{title}: {items} a run, {rounds} rounds, median (quartiles)");
+    println!("| | M/s | CPU s/M | time, ratio | CPU, ratio |\n| --- | --- | --- | --- | --- |");
+    let millions = items as f64 / 1e6;
+    for (contender, own) in contenders.iter().zip(&costs) {
+        let rate = spread(own.iter().map(|cost| millions / cost.wall.as_secs_f64()));
+        let cpu = spread(own.iter().map(|cost| cost.cpu.as_secs_f64() / millions));
+        let ratio = |of: fn(&Cost) -> Duration| spread(ratios(own, &costs[0], |cost| Some(of(cost).as_secs_f64())));
+        println!("| {} | {rate} | {cpu} | {} | {} |", contender.name, ratio(|cost| cost.wall), ratio(|cost| cost.cpu));
+    }
+    Ok(())
+}
+
+/// Runs each of `count` contenders once a round, given the round and its number, in an order that turns around.
+/// What the runs gave, by contender and round.
+pub fn alternate<T>(rounds: u32, count: usize, mut run: impl FnMut(u32, usize) -> Result<T>) -> Result<Vec<Vec<T>>> {
+    let mut results: Vec<Vec<T>> = (0..count).map(|_| Vec::new()).collect();
+    for round in 0..rounds {
+        let mut order: Vec<usize> = (0..count).collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for n in order {
-            let cost = measure(&mut contenders[n].run)?;
-            (contenders[n].reset)()?;
-            // the first round warms up
-            if round > 0 {
-                costs[n].push(cost);
-            }
+            results[n].push(run(round, n)?);
         }
     }
-    let base = costs[0].clone();
-    println!("{title}: {items} a run, {rounds} rounds, median (quartiles)");
-    println!("| | M/s | CPU s/M | time, ratio | CPU, ratio |\n| --- | --- | --- | --- | --- |");
-    for (contender, costs) in contenders.iter().zip(&costs) {
-        let millions = items as f64 / 1e6;
-        let rate = spread(costs.iter().map(|cost| millions / cost.wall.as_secs_f64()));
-        let cpu = spread(costs.iter().map(|cost| cost.cpu.as_secs_f64() / millions));
-        let ratio = |of: fn(&Cost) -> Duration| {
-            spread(costs.iter().zip(&base).map(move |(cost, base)| of(cost).as_secs_f64() / of(base).as_secs_f64()))
-        };
-        println!("| {} | {rate} | {cpu} | {} | {} |", contender.name, ratio(|cost| cost.wall), ratio(|cost| cost.cpu));
-    }
-    Ok(())
+    Ok(results)
+}
+
+/// A figure of one contender over that of another, round by round, where both have one.
+pub fn ratios<T>(own: &[T], base: &[T], figure: impl Fn(&T) -> Option<f64>) -> impl Iterator<Item = f64> {
+    own.iter().zip(base).filter_map(move |(own, base)| Some(figure(own)? / figure(base)?))
 }
 
 fn measure(run: &mut dyn FnMut() -> Result<()>) -> Result<Cost> {
@@ -69,9 +82,16 @@ fn process_cpu() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-fn spread(numbers: impl Iterator<Item = f64>) -> String {
+/// Median and quartiles, as a table has them; a dash if there are no numbers.
+pub fn spread(numbers: impl Iterator<Item = f64>) -> String {
+    let Some([low, median, high]) = quartiles(numbers) else { return "–".into() };
+    format!("{median:.2} ({low:.2}–{high:.2})")
+}
+
+/// The lower quartile, the median and the upper one, if there are numbers.
+pub fn quartiles(numbers: impl Iterator<Item = f64>) -> Option<[f64; 3]> {
     let mut sorted: Vec<f64> = numbers.collect();
     sorted.sort_by(f64::total_cmp);
-    let at = |quarter: usize| sorted[(sorted.len() - 1) * quarter / 4];
-    format!("{:.2} ({:.2}–{:.2})", at(2), at(1), at(3))
+    let last = sorted.len().checked_sub(1)?;
+    Some([1, 2, 3].map(|quarter| sorted[last * quarter / 4]))
 }

@@ -6,6 +6,7 @@
 mod beacons;
 mod compare;
 mod log;
+mod udp;
 
 use clap::{Parser, Subcommand};
 
@@ -23,11 +24,18 @@ struct Arguments {
 enum What {
     /// Appending to the log, beside write(2).
     Log(log::Arguments),
+    /// Taking datagrams, beside rsyslog, syslog-ng and a bare loop.
+    Udp(udp::Arguments),
+    /// The bare loop, which `udp` starts.
+    #[command(hide = true)]
+    UdpReceiver(udp::ReceiverArguments),
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.what {
         What::Log(log) => log::run(&log, arguments.rounds),
+        What::Udp(udp) => udp::run(&udp, arguments.rounds),
+        What::UdpReceiver(receiver) => udp::receive(&receiver),
     }
 }

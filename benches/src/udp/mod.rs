@@ -1,0 +1,97 @@
+//! How many datagrams a second arrive whole, and what they cost, beside rsyslog, syslog-ng and a bare loop.
+//!
+//! Receivers run one at a time, each as a process of its own on the first CPU; the load comes from this process on
+//! the second one, over loopback. Every run climbs the same steps of paced load. What was sent is compared with
+//! what stands in the receiver's output: lines of its file, or events that it says are in its log.
+
+mod climb;
+mod contender;
+mod load;
+mod peers;
+mod process;
+mod receiver;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::compare::alternate;
+use contender::Contender;
+use load::Shape;
+
+pub use receiver::Arguments as ReceiverArguments;
+pub use receiver::run as receive;
+
+/// What is to be sent, to whom.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Datagrams a second, step by step.
+    #[arg(long, value_delimiter = ',', default_value = "25000,50000,100000,150000,200000,270000,350000")]
+    steps: Vec<u32>,
+    /// The same for trains: up to 64 datagrams handed to the kernel in one call (UDP GSO).
+    #[arg(long, value_delimiter = ',', default_value = "100000,200000,400000,800000,1600000,3200000,6400000")]
+    train_steps: Vec<u32>,
+    /// The step whose CPU time is compared.
+    #[arg(long, default_value_t = 100_000)]
+    rate: u32,
+    /// The same for trains.
+    #[arg(long, default_value_t = 400_000)]
+    train_rate: u32,
+    /// Seconds a step.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Only contenders whose names contain one of these.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Folder on the disk that logs and files are written to.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// Where the peers were unpacked.
+    #[arg(long, default_value = ".test-env/peers/root")]
+    peers: PathBuf,
+    /// Writes every step of every run to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Measures and prints the comparison.
+pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
+    process::pin(process::LOAD_CPU).context("two CPUs are needed")?;
+    let first = process::First::take();
+    if first.is_none() {
+        eprintln!("runs as any other process does: only root may put it first");
+    }
+    let folder = tempfile::Builder::new().prefix("bench-udp-").tempdir_in(&arguments.dir)?;
+    let folder_path = folder.path().canonicalize()?;
+    let mut written = Vec::new();
+    for (shape, steps, rate) in [
+        (Shape::Single, &arguments.steps, arguments.rate),
+        (Shape::Train, &arguments.train_steps, arguments.train_rate),
+    ] {
+        let contenders: Vec<Contender> = contender::all(shape, &arguments.peers)?
+            .into_iter()
+            .filter(|contender| {
+                arguments.only.is_empty() || arguments.only.iter().any(|part| contender.name.contains(part))
+            })
+            .collect();
+        if contenders.is_empty() || steps.is_empty() {
+            continue;
+        }
+        ensure!(steps.contains(&rate), "{rate} is none of the steps {steps:?}");
+        let plan = climb::Plan { steps, step: Duration::try_from_secs_f64(arguments.seconds)? };
+        let runs = alternate(rounds, contenders.len(), |round, n| {
+            let contender = &contenders[n];
+            let climb = climb::run(contender, shape, &plan, &folder_path).with_context(|| contender.name.clone())?;
+            eprintln!("{} of {rounds}: {}: {}", round + 1, contender.name, climb::Brief(&climb));
+            Ok(climb)
+        })?;
+        written.push(report::print(shape, rate, &contenders, &runs));
+    }
+    if let Some(path) = &arguments.json {
+        let report = report::with_machine(written, rounds, arguments.seconds);
+        std::fs::write(path, report).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! A receiver's process. The rule kept here: it runs on the first CPU, and it does not outlive this one, however
+//! this one ends.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// The CPU of the receivers.
+pub const RECEIVER_CPU: usize = 0;
+/// The CPU of the load.
+pub const LOAD_CPU: usize = 1;
+const AUTOGROUP: &str = "/proc/self/autogroup";
+/// How long a receiver may take to stop, before it is killed.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// Keeps this thread, and what it starts from now on, on one CPU.
+pub fn pin(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Puts this process, and what it starts, before others, as long as this value lives.
+pub struct First {
+    /// What the niceness of this session was.
+    session: String,
+}
+
+impl First {
+    /// None, if it may not: only root may.
+    pub fn take() -> Option<Self> {
+        setpriority_process(None, -20).ok()?;
+        // where the kernel shares the CPU among sessions (sched(7), autogroup), niceness counts only within one
+        let group = std::fs::read_to_string(AUTOGROUP).unwrap_or_default();
+        let session = group.rsplit(' ').next().unwrap_or_default().trim().to_owned();
+        // not there, it is not needed
+        let _ = std::fs::write(AUTOGROUP, "-20");
+        Some(Self { session })
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        let _ = std::fs::write(AUTOGROUP, &self.session);
+    }
+}
+
+/// A receiver that runs.
+pub struct Process {
+    child: Child,
+    pid: Pid,
+}
+
+impl Process {
+    /// Starts it on its CPU. What it prints goes to a file.
+    pub fn start(command: &Command, output: &Path) -> Result<Self> {
+        let output = File::create(output)?;
+        // setpriv becomes the program, which the kernel then kills with this process
+        let mut started = Command::new("setpriv");
+        started.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            started.env(name, value.unwrap_or_default());
+        }
+        started.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        pin(RECEIVER_CPU)?;
+        let child = started.spawn();
+        pin(LOAD_CPU)?;
+        let child = child.context("setpriv, of util-linux")?;
+        let pid = Pid::from_child(&child);
+        Ok(Self { child, pid })
+    }
+
+    /// Waits until it has bound this UDP port.
+    pub fn wait_for_port(&mut self, port: u16) -> Result<()> {
+        let (local, end) = (format!("0100007F:{port:04X}"), Instant::now() + Duration::from_secs(20));
+        while !std::fs::read_to_string("/proc/net/udp")?.contains(&local) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended at start: {status}");
+            }
+            if Instant::now() > end {
+                bail!("did not bind its port");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Seconds of CPU that all its threads have used, also those that ended.
+    pub fn cpu(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero()))?;
+        // the name, in parentheses, may have spaces in it; utime and stime are the 14th and 15th field
+        let (_, fields) = stat.rsplit_once(')').context("stat without a name")?;
+        let ticks: f64 = fields.split_ascii_whitespace().skip(11).take(2).map_while(|f| f.parse::<f64>().ok()).sum();
+        Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(self.pid, signal)?)
+    }
+
+    /// Ends it, as an operator would.
+    pub fn stop(mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let end = Instant::now() + STOP_LIMIT;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > end {
+                bail!("did not stop");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // does nothing to a child that was waited for
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
