@@ -172,7 +172,7 @@ impl Number {
             | u128::from(self.sequence & MAX_SEQUENCE) << 10
             | u128::from(place & 0x3ff);
         // 48 bits, version, 12 bits, variant, 62 bits
-        let bits = free >> 74 << 80 | 8 << 76 | (free >> 62 & 0xfff) << 64 | 2 << 62 | free & (1 << 62) - 1;
+        let bits = free >> 74 << 80 | 8 << 76 | (free >> 62 & 0xfff) << 64 | 2 << 62 | free & ((1 << 62) - 1);
         Uuid::from_u128(bits)
     }
 }

@@ -49,6 +49,7 @@ const ORIGIN_LEN: usize = 20;
 const LEDGER_FIXED: usize = 24;
 
 /// What a record holds.
+#[expect(clippy::large_enum_variant, reason = "one at a time is decoded, and nearly all are events")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
     /// One event; its strings borrow from the record's bytes.

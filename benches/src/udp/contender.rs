@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::load::Shape;
@@ -64,15 +64,20 @@ pub enum Output {
 }
 
 /// All contenders that are there.
-pub fn all(shape: Shape, peers: &Path) -> Result<Vec<Contender>> {
+pub fn all(shape: Shape, beside: &[PathBuf], peers: &Path) -> Result<Vec<Contender>> {
     let mut all = Vec::new();
-    let mut add = |name: &str, is_framed, kind| all.push(Contender { name: name.into(), is_framed, kind });
+    let mut add = |name: &str, is_framed, kind| all.push(Contender { name: name.to_owned(), is_framed, kind });
     let collector = std::env::current_exe()?.with_file_name("tallylight-collector");
     if takes_udp(&collector) {
         add("Tallylight, plain", false, Kind::Collector(collector.clone()));
         add("Tallylight, framed", true, Kind::Collector(collector));
     } else {
         eprintln!("left out: {} (make build)", collector.display());
+    }
+    for collector in beside {
+        ensure!(takes_udp(collector), "{} is no collector with --udp", collector.display());
+        add(&format!("{}, plain", collector.display()), false, Kind::Collector(collector.clone()));
+        add(&format!("{}, framed", collector.display()), true, Kind::Collector(collector.clone()));
     }
     if shape == Shape::Single {
         match Peers::find(peers)? {

@@ -45,8 +45,11 @@ pub struct Arguments {
     /// Only contenders whose names contain one of these.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Another build of the collector, to be measured as well (may be repeated).
+    #[arg(long)]
+    beside: Vec<PathBuf>,
     /// Folder on the disk that logs and files are written to.
-    #[arg(long, default_value = ".")]
+    #[arg(long, default_value = "target")]
     dir: PathBuf,
     /// Where the peers were unpacked.
     #[arg(long, default_value = ".test-env/peers/root")]
@@ -63,6 +66,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     if first.is_none() {
         eprintln!("runs as any other process does: only root may put it first");
     }
+    std::fs::create_dir_all(&arguments.dir)?;
     let folder = tempfile::Builder::new().prefix("bench-udp-").tempdir_in(&arguments.dir)?;
     let folder_path = folder.path().canonicalize()?;
     let mut written = Vec::new();
@@ -70,7 +74,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
         (Shape::Single, &arguments.steps, arguments.rate),
         (Shape::Train, &arguments.train_steps, arguments.train_rate),
     ] {
-        let contenders: Vec<Contender> = contender::all(shape, &arguments.peers)?
+        let contenders: Vec<Contender> = contender::all(shape, &arguments.beside, &arguments.peers)?
             .into_iter()
             .filter(|contender| {
                 arguments.only.is_empty() || arguments.only.iter().any(|part| contender.name.contains(part))

@@ -5,7 +5,6 @@ pub struct Chance(pub u64);
 
 impl Chance {
     /// The next number.
-    #[expect(clippy::should_implement_trait, reason = "it never ends, which an iterator would have everybody unwrap")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;

@@ -71,7 +71,9 @@ pub struct Scan {
     pub before: Option<ByFront>,
     /// Where the last ledger record stands.
     last_ledger: u64,
+    /// Who wrote it.
     pub lives: Lives,
+    /// Who sent datagrams.
     pub sources: SourcesCheck,
     holes: Vec<Hole>,
     /// The first position and its ordinal.
@@ -82,19 +84,24 @@ pub struct Scan {
     /// Records that went away while the log was read.
     pub vanished: u64,
 
+    /// Ledger records.
     pub ledgers: u64,
+    /// Records lost to damage.
     pub damaged: u64,
+    /// Records lost to power cuts.
     pub torn: u64,
     /// Of the lost ones, those below the commit.
     pub lost_below_commit: u64,
     /// The ledger and the next ordinal at the commit.
     pub at_commit: Option<(Option<Counts>, Option<u64>)>,
+    /// Events, each by its row.
     pub fronts: FatesByFront,
+    /// What hourly files have beyond the commit.
     pub ahead: BTreeMap<Hour, Ahead>,
+    /// Rows by hour.
     pub hours: BTreeMap<Hour, HourRows>,
-    /// Rows below the commit, and beyond it.
+    /// Rows below the commit.
     pub rows_below: FatesByFront,
-    pub rows_ahead: u64,
     /// Rows of records that the log no longer has, though it is past them.
     pub orphans: FatesByFront,
     /// What is wrong, and how often more.
@@ -129,7 +136,6 @@ impl Scan {
             ahead: BTreeMap::new(),
             hours: BTreeMap::new(),
             rows_below: FatesByFront::default(),
-            rows_ahead: 0,
             orphans: FatesByFront::default(),
             wrong: Vec::new(),
             more_wrong: 0,
@@ -307,8 +313,6 @@ impl Scan {
         };
         if row.position < self.commit {
             self.rows_below[front.index()].add(found);
-        } else {
-            self.rows_ahead += 1;
         }
         if !is_orphan {
             return;

@@ -285,13 +285,17 @@ impl Found<'_> {
                 [plus("counted", fates.counted), plus("duplicates", fates.duplicates), plus("bots", fates.bots)];
             let parts = fates_of.clone().into_iter().chain([plus("waiting", fates.waiting)]);
             let parts = [plus("before_the_log", before)].into_iter().filter(|term| term.value > 0).chain(parts);
-            let mut sums = vec![Sum::within(plus("logged", logged), parts, Room { more: lost, less: 0 })];
+            let sum = Sum::within(plus("logged", logged), parts, Room { more: lost, less: 0 });
+            lines.push(Line::of(front.label(), sum));
             if is_whole && self.commit.is_some() {
-                sums.push(Sum::within(plus("read", of_front.read), fates_of, room));
                 let duplicates = plus("duplicates_read", of_front.duplicates);
-                sums.push(Sum::within(duplicates, [plus("duplicates", fates.duplicates)], room));
+                let sums = vec![
+                    Sum::within(plus("read", of_front.read), fates_of, room),
+                    Sum::within(duplicates, [plus("duplicates", fates.duplicates)], room),
+                ];
+                let label = format!("{} committed", front.label());
+                lines.push(Line { label, sums, is_hidden: true, ..Line::default() });
             }
-            lines.push(Line { label: front.label().into(), sums, ..Line::default() });
         }
         let of = |name: &str, records: u64| format!("{records} {name}");
         if lost > 0 {

@@ -7,7 +7,14 @@ use std::process::Command;
 
 use crate::harness::{collector_binary, compactor_binary};
 
-const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "deploy/README.md", "benches/README.md"];
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "proto/DATAGRAMS.md",
+    "deploy/README.md",
+    "deploy/senders/README.md",
+    "benches/README.md",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -142,7 +142,7 @@ fn without_a_log_once_says_so_and_without_a_folder_it_is_an_error() {
     assert_eq!(done.status.code(), Some(2));
     assert!(text(&done.stderr).contains("no data folder"), "{}", text(&done.stderr));
     assert!(!folder.path().join("x").exists());
-    for looking in ["inspect", "verify"] {
+    for looking in ["inspect", "verify", "audit"] {
         let done = compactor(folder.path(), &[looking]);
         assert_eq!(done.status.code(), Some(2), "{looking}");
         assert!(text(&done.stderr).contains("no log folder"), "{}", text(&done.stderr));
@@ -254,6 +254,35 @@ fn verify_names_each_damaged_position() {
         format!("damaged 00000000000000000000.seg position {} to {} records 1", log.places[2].0, log.places[2].1);
     assert!(text(&done.stdout).contains(&said), "{}", text(&done.stdout));
     assert!(text(&done.stdout).contains("4 events, 1 ledger records, 1 records damaged in 1 places"));
+}
+
+#[test]
+fn audit_needs_only_log_and_output_and_exits_1_where_something_does_not_add_up() {
+    let (folder, mut log) = log();
+    log.event(&event(1, 0));
+    log.closing(START + MINUTE);
+    log.commit();
+    let out = folder.path().join("out");
+    let out_flag = ["--out", out.to_str().unwrap()];
+    assert!(compactor(&log.data, &out_flag).status.success());
+    // it finds the output by itself, and where that is not known is told of it
+    let done = compactor(&log.data, &["audit"]);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stdout));
+    assert!(text(&done.stdout).contains("1 hourly = 1 counted  ok"), "{}", text(&done.stdout));
+    for gone in [log.data.join("compactor"), log.data.join("log/spare")] {
+        let _ = fs::remove_dir_all(gone);
+    }
+    fs::remove_file(log.data.join("node")).unwrap();
+    let done = compactor(&log.data, &["--out", out.to_str().unwrap(), "audit", "--json"]);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&report["adds_up"], &report["node"]), (&json!(true), &json!("node-1")));
+    assert!(!log.data.join("compactor").exists(), "it only looks");
+    fs::remove_dir_all(out.join("hourly")).unwrap();
+    let done = compactor(&log.data, &["audit", "--out", out.to_str().unwrap()]);
+    assert_eq!(done.status.code(), Some(1));
+    let said = "  events                 0 hourly = 1 counted (1 short)  DOES NOT ADD UP\n";
+    assert!(text(&done.stdout).contains(said), "{}", text(&done.stdout));
 }
 
 #[test]

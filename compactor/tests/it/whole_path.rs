@@ -23,6 +23,8 @@ fn a_million_events_through_four_kills_count_once_each_whoever_reads_them() {
     compact_through_kills(&crowd, path, &["--segment-size", "16MiB"], &["--every", "1s"]);
 
     let (sent, out) = (crowd.sent(), path.join("out"));
+    let report = assert_audit(&path.join("data"), &out);
+    assert!(report["lives"][0]["note"].as_str().unwrap().ends_with("1 ended in order, 2 killed"), "{report}");
     let log = segments::read(&path.join("data"));
     assert_eq!(log.ledger.unwrap().counts.events().logged, log.events, "the collector counts over all its lives");
     assert_counts(&crowd, &path.join("data"), &out, &sent);
@@ -54,7 +56,7 @@ fn compact_through_kills(crowd: &Crowd, folder: &Path, collector_flags: &[&str],
     let addr = collector.http;
     let unanswered: u64 = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|first| scope.spawn(move || crowd.send(addr, first))).collect();
-        kill_on_the_way(crowd, &mut collector, &mut compactor, follow);
+        kill_on_the_way(crowd, &mut collector, &mut compactor, &out, follow);
         clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
     assert_eq!(crowd.acknowledged.load(Relaxed), crowd.events);
@@ -69,8 +71,7 @@ fn compact_through_kills(crowd: &Crowd, folder: &Path, collector_flags: &[&str],
     for stderr in [collector.stderr(), compactor.stderr(), String::from_utf8_lossy(&once.stderr).into_owned()] {
         assert!(!stderr.contains("ERROR"), "data lost, or somebody must act: {stderr}");
     }
-    let report = assert_audit(&data, &out);
-    assert!(report["lives"][0]["note"].as_str().unwrap().ends_with("1 ended in order, 2 killed"), "{report}");
+    assert_audit(&data, &out);
 }
 
 /// Kills each of both programs twice while the clients send.
@@ -78,6 +79,7 @@ fn kill_on_the_way(
     crowd: &Crowd,
     collector: &mut Collector,
     compactor: &mut Compactor,
+    out: &Path,
     follow: impl Fn() -> Compactor,
 ) {
     for (share, kills_collector) in [(15, true), (35, false), (50, true), (75, false)] {
@@ -91,6 +93,8 @@ fn kill_on_the_way(
             compactor.kill9();
             *compactor = follow();
         }
+        // while clients send and both programs work
+        assert_audit(&collector.data, out);
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::datagrams::{Source, key, socket_at};
-use crate::harness::{Collector, Compactor, Over, Pace, SourceReport, assert_datagrams_add_up, wait_for};
+use crate::harness::{Collector, Compactor, Over, Pace, SourceReport, assert_audit, assert_datagrams_add_up, wait_for};
 use crate::python;
 use relay::{Done, Relay};
 
@@ -45,22 +45,13 @@ fn body(source: &Source) -> String {
     format!("site={}&event=click&target=https%3A%2F%2Fexample.org%2F&item={}", source.name(), source.next)
 }
 
-/// Compacts the log and counts what is in the outputs, by site.
-fn count(folder: &Path) -> Value {
+/// Compacts the log, which adds up, and counts what is in the outputs, by site. Also what the audit says.
+fn count(folder: &Path) -> (Value, Value) {
     let (data, out) = (folder.join("data"), folder.join("out"));
     let once = Compactor::once(&data, &out, &[]);
     assert!(once.status.success(), "{}", String::from_utf8_lossy(&once.stderr));
-    println!("{}", assert_audit(&data, &out));
-    python::read("by_site.py", &[out])
-}
-
-/// The audit of a log and its output finds that everything adds up. Gives back what it says.
-fn assert_audit(data: &Path, out: &Path) -> String {
-    let arguments = ["audit".as_ref(), "--data".as_ref(), data.as_os_str(), "--out".as_ref(), out.as_os_str()];
-    let audit = Compactor::run(&arguments);
-    let said = String::from_utf8_lossy(&audit.stdout).into_owned();
-    assert!(audit.status.success(), "{said}{}", String::from_utf8_lossy(&audit.stderr));
-    said
+    let audit = assert_audit(&data, &out);
+    (python::read("by_site.py", &[out]), audit)
 }
 
 /// The report of a source.
@@ -108,7 +99,7 @@ fn two_million_datagrams_over_a_bad_network_are_counted_or_lost_exactly() {
     assert_eq!(datagrams("kernel_dropped"), 0);
     assert!(collector.terminate().success());
 
-    let counted = count(folder.path());
+    let (counted, _) = count(folder.path());
     let of = |source: &Source, name: &str| counted[source.name()][name].as_u64().unwrap();
     for (source, Done { dropped, doubled, delayed }) in &done {
         let report = sources.get(source.key_id(), &source.name()).unwrap();
@@ -190,7 +181,11 @@ fn a_collector_that_stands_still_and_is_killed_under_load_loses_nothing_that_is_
     let reports = assert_datagrams_add_up(&collector);
     assert!(collector.terminate().success());
 
-    let counted = count(folder.path());
+    let (counted, audit) = count(folder.path());
+    let lives: Vec<&str> =
+        audit["lives"].as_array().unwrap().iter().map(|line| line["note"].as_str().unwrap()).collect();
+    let [lives, gap] = lives[..] else { panic!("{lives:?}") };
+    assert!(lives.ends_with("1 ended in order, 1 killed") && gap.starts_with("killed after "), "{lives}; {gap}");
     let mut lost_in_all = 0;
     for source in &sources {
         let report = reports.get(source.key_id(), &source.name()).unwrap();

@@ -1,5 +1,8 @@
 //! The sender against a socket that plays the collector.
 
+// all of this is tests, which clippy only knows of functions that are marked so
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::thread;
