@@ -204,12 +204,9 @@ impl Door {
         self.batch.borrow_mut().kernel_dropped(datagrams);
     }
 
-    /// Whether the log cannot take a batch now. Datagrams better wait in the kernel, then.
-    pub fn is_blocked(&self) -> bool {
-        if self.is_blocked.get() {
-            self.flush();
-        }
-        self.is_blocked.get()
+    /// Whether the log can hardly take another batch now. Datagrams better wait in the kernel, then.
+    pub fn is_crowded(&self) -> bool {
+        self.is_blocked() || self.appender.is_crowded()
     }
 
     /// An event, or a body, that was not even read.
@@ -273,6 +270,14 @@ impl Door {
             return Some(Shed::Disk);
         }
         self.is_blocked().then_some(Shed::Queue)
+    }
+
+    /// Whether the last batch found no room, and still would not.
+    fn is_blocked(&self) -> bool {
+        if self.is_blocked.get() {
+            self.flush();
+        }
+        self.is_blocked.get()
     }
 
     /// Reads a body and gives the events that may come in to `take`.

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use super::contender::{Contender, Output};
 use super::load::{Load, Sent, Shape};
-use super::process::Process;
+use super::process::{self, Process};
 
 /// A receiver that has counted nothing new for so long is done; longer than the second that peers may keep lines.
 const SETTLED: Duration = Duration::from_millis(2_500);
@@ -134,6 +134,7 @@ impl Run {
         let begin = Instant::now();
         let (mut last, mut changed, mut flush) = (before, begin, self.flush);
         loop {
+            process::check()?;
             let now = self.output.count()?;
             if now != last {
                 (last, changed) = (now, Instant::now());

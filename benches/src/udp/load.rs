@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use quinn_udp::{Transmit, UdpSocketState};
 use tallylight_proto::datagram;
 
+use super::process;
 use crate::beacons::Beacons;
 
 /// Bytes of an event.
@@ -92,6 +93,7 @@ impl Load {
             }
             let ahead = sent as f64 + skipped - elapsed.as_secs_f64() * f64::from(pace);
             if ahead > 0.0 {
+                process::check()?;
                 std::thread::sleep(NAP);
                 continue;
             }

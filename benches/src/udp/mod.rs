@@ -31,13 +31,17 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "25000,50000,100000,150000,200000,270000,350000")]
     steps: Vec<u32>,
     /// The same for trains: up to 64 datagrams handed to the kernel in one call (UDP GSO).
-    #[arg(long, value_delimiter = ',', default_value = "100000,200000,400000,800000,1600000,3200000,6400000")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "100000,200000,300000,400000,600000,800000,1600000,3200000,6400000"
+    )]
     train_steps: Vec<u32>,
     /// The step whose CPU time is compared.
     #[arg(long, default_value_t = 100_000)]
     rate: u32,
     /// The same for trains.
-    #[arg(long, default_value_t = 400_000)]
+    #[arg(long, default_value_t = 200_000)]
     train_rate: u32,
     /// Seconds a step.
     #[arg(long, default_value_t = 3.0)]
@@ -61,7 +65,16 @@ pub struct Arguments {
 
 /// Measures and prints the comparison.
 pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
+    let step = Duration::try_from_secs_f64(arguments.seconds)?;
+    let plans = [
+        (Shape::Single, climb::Plan { steps: &arguments.steps, step }, arguments.rate),
+        (Shape::Train, climb::Plan { steps: &arguments.train_steps, step }, arguments.train_rate),
+    ];
+    for (_, plan, rate) in &plans {
+        ensure!(plan.steps.contains(rate), "{rate} is none of the steps {:?}", plan.steps);
+    }
     process::pin(process::LOAD_CPU).context("two CPUs are needed")?;
+    process::watch_signals()?;
     let first = process::First::take();
     if first.is_none() {
         eprintln!("runs as any other process does: only root may put it first");
@@ -69,33 +82,32 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     std::fs::create_dir_all(&arguments.dir)?;
     let folder = tempfile::Builder::new().prefix("bench-udp-").tempdir_in(&arguments.dir)?;
     let folder_path = folder.path().canonicalize()?;
-    let mut written = Vec::new();
-    for (shape, steps, rate) in [
-        (Shape::Single, &arguments.steps, arguments.rate),
-        (Shape::Train, &arguments.train_steps, arguments.train_rate),
-    ] {
-        let contenders: Vec<Contender> = contender::all(shape, &arguments.beside, &arguments.peers)?
-            .into_iter()
-            .filter(|contender| {
-                arguments.only.is_empty() || arguments.only.iter().any(|part| contender.name.contains(part))
-            })
-            .collect();
-        if contenders.is_empty() || steps.is_empty() {
+    let mut tables = Vec::new();
+    for (shape, plan, rate) in &plans {
+        let contenders = arguments.contenders(*shape)?;
+        if contenders.is_empty() {
             continue;
         }
-        ensure!(steps.contains(&rate), "{rate} is none of the steps {steps:?}");
-        let plan = climb::Plan { steps, step: Duration::try_from_secs_f64(arguments.seconds)? };
         let runs = alternate(rounds, contenders.len(), |round, n| {
             let contender = &contenders[n];
-            let climb = climb::run(contender, shape, &plan, &folder_path).with_context(|| contender.name.clone())?;
+            let climb = climb::run(contender, *shape, plan, &folder_path).with_context(|| contender.name.clone())?;
             eprintln!("{} of {rounds}: {}: {}", round + 1, contender.name, climb::Brief(&climb));
             Ok(climb)
         })?;
-        written.push(report::print(shape, rate, &contenders, &runs));
+        tables.push(report::print(*shape, *rate, &contenders, &runs));
     }
     if let Some(path) = &arguments.json {
-        let report = report::with_machine(written, rounds, arguments.seconds);
+        let report = report::with_machine(&tables, rounds, arguments.seconds);
         std::fs::write(path, report).with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+impl Arguments {
+    fn contenders(&self, shape: Shape) -> Result<Vec<Contender>> {
+        let mut contenders = contender::all(shape, &self.beside, &self.peers)?;
+        let is_wanted = |name: &str| self.only.is_empty() || self.only.iter().any(|part| name.contains(part));
+        contenders.retain(|contender| is_wanted(&contender.name));
+        Ok(contenders)
+    }
 }

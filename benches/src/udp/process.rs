@@ -4,11 +4,13 @@
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The CPU of the receivers.
 pub const RECEIVER_CPU: usize = 0;
@@ -23,6 +25,31 @@ pub fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     Ok(sched_setaffinity(None, &set)?)
+}
+
+static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on Ctrl-C and SIGTERM make [`check`] fail, so that all is put back and removed as at any other end.
+pub fn watch_signals() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _guard = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    // ends with the process
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        });
+        IS_INTERRUPTED.store(true, Ordering::Relaxed);
+    });
+    Ok(())
+}
+
+/// Whether to go on.
+pub fn check() -> Result<()> {
+    ensure!(!IS_INTERRUPTED.load(Ordering::Relaxed), "interrupted");
+    Ok(())
 }
 
 /// Puts this process, and what it starts, before others, as long as this value lives.
@@ -79,6 +106,7 @@ impl Process {
     pub fn wait_for_port(&mut self, port: u16) -> Result<()> {
         let (local, end) = (format!("0100007F:{port:04X}"), Instant::now() + Duration::from_secs(20));
         while !std::fs::read_to_string("/proc/net/udp")?.contains(&local) {
+            check()?;
             if let Some(status) = self.child.try_wait()? {
                 bail!("ended at start: {status}");
             }

@@ -60,7 +60,7 @@ fn step(step: &Step) -> Value {
 }
 
 /// What was printed, with where and how it was measured.
-pub fn with_machine(tables: Vec<Value>, rounds: u32, seconds: f64) -> String {
+pub fn with_machine(tables: &[Value], rounds: u32, seconds: f64) -> String {
     let command: Vec<String> = std::env::args().collect();
     let report = json!({
         "machine": machine(),

@@ -178,6 +178,11 @@ impl Appender {
         (Self { queue, recycled: bounded(0).1, status }, batches)
     }
 
+    /// Whether the channel is nearly full: who can wait, better does.
+    pub fn is_crowded(&self) -> bool {
+        self.queue.capacity().is_some_and(|capacity| self.queue.len() >= capacity - capacity / 4)
+    }
+
     /// Whether events are shed for the disk right now.
     pub fn is_shedding(&self) -> bool {
         self.status.is_shedding()

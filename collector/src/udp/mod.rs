@@ -121,7 +121,7 @@ impl Receiver {
     /// Waits for datagrams and takes some. Nothing is lost if it is dropped while it waits.
     async fn receive(&self) {
         let door = &self.front.shared.door;
-        while door.is_blocked() {
+        while door.is_crowded() {
             sleep(BLOCKED_PAUSE).await;
         }
         let taken = self.socket.readable().await.and_then(|()| self.take_turn());
@@ -141,7 +141,7 @@ impl Receiver {
     /// Reads until nothing waits, or others should have their turn. Says how many datagrams it was.
     fn take_turn(&self) -> io::Result<usize> {
         let mut taken = 0;
-        while taken < TURN && !self.front.shared.door.is_blocked() {
+        while taken < TURN && !self.front.shared.door.is_crowded() {
             match self.socket.try_io(Interest::READABLE, || self.read()) {
                 Ok(read) => taken += read.datagrams,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -162,7 +162,7 @@ impl Receiver {
         let deadline = Instant::now() + DRAIN_TIME;
         let mut left = DRAIN_BYTES;
         while left > 0 && Instant::now() < deadline {
-            if self.front.shared.door.is_blocked() {
+            if self.front.shared.door.is_crowded() {
                 sleep(BLOCKED_PAUSE).await;
                 continue;
             }
@@ -371,7 +371,7 @@ mod tests {
                 fixture.shared.door.refuse_datagram(DatagramRefusal::Tag);
                 fixture.shared.door.flush();
             }
-            assert!(fixture.shared.door.is_blocked());
+            assert!(fixture.shared.door.is_crowded());
             let receiver = fixture.receiver(5, |_| Some(0), false);
             let socket = SockRef::from(&receiver.socket).try_clone().unwrap();
             let running = spawn_local(receiver.run());

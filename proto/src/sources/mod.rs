@@ -146,6 +146,8 @@ struct Source {
     /// When it first and last gave a sign of life.
     born_at: u64,
     heard_at: u64,
+    /// The latter by the clock itself, for people.
+    heard_was: u64,
     /// Since the last ledger record.
     is_changed: bool,
     /// Start and length of ranges that came without leaving a record, since then.
@@ -396,6 +398,7 @@ impl Sources {
         }
         let source = self.table.get_mut(&id)?;
         source.heard_at = self.clock;
+        source.heard_was = self.clock_was;
         self.is_waiting = true;
         Some(source)
     }
@@ -465,7 +468,16 @@ enum Place {
 impl Source {
     fn new(window: Window, now: u64) -> Self {
         let figures = Figures::default();
-        Self { window, figures, ahead: None, born_at: now, heard_at: now, is_changed: true, unwritten: Vec::new() }
+        Self {
+            window,
+            figures,
+            ahead: None,
+            born_at: now,
+            heard_at: now,
+            heard_was: 0,
+            is_changed: true,
+            unwritten: Vec::new(),
+        }
     }
 
     /// A source that did not begin at 1 for us may have been overtaken by its own second datagram.
@@ -623,7 +635,7 @@ impl Source {
             bounds: self.window.bounds(),
             figures: self.figures,
             pending: self.window.pending(),
-            idle_ms: now.saturating_sub(self.heard_at),
+            idle_ms: now.saturating_sub(self.heard_was),
         }
     }
 }

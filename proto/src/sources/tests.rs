@@ -190,8 +190,9 @@ fn a_stop_of_the_whole_process_is_nobodys_silence() {
     fixture.pass(100);
     fixture.now += 60_000;
     fixture.sources.tick(fixture.now);
-    assert_eq!(fixture.lost(keyed(1)), 0);
+    assert_eq!((fixture.lost(keyed(1)), fixture.report(keyed(1)).idle_ms), (0, 60_100));
     fixture.come(keyed(1), 2);
+    assert_eq!(fixture.report(keyed(1)).idle_ms, 0);
     fixture.pass(2000);
     assert_eq!(fixture.lost(keyed(1)), 0);
 }
