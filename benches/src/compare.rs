@@ -88,10 +88,16 @@ pub fn spread(numbers: impl Iterator<Item = f64>) -> String {
     format!("{median:.2} ({low:.2}–{high:.2})")
 }
 
-/// The lower quartile, the median and the upper one, if there are numbers.
+/// The lower quartile, the median and the upper one, if there are numbers; between two of them where need be.
 pub fn quartiles(numbers: impl Iterator<Item = f64>) -> Option<[f64; 3]> {
     let mut sorted: Vec<f64> = numbers.collect();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().checked_sub(1)?;
-    Some([1, 2, 3].map(|quarter| sorted[last * quarter / 4]))
+    Some([0.25, 0.5, 0.75].map(|share| {
+        let (place, next) = ((last as f64 * share).floor(), (last as f64 * share).ceil());
+        let part = last as f64 * share - place;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, and within the numbers")]
+        let at = |place: f64| sorted[place as usize];
+        at(place) * (1.0 - part) + at(next) * part
+    }))
 }

@@ -46,8 +46,8 @@ pub struct Arguments {
     /// Seconds a step.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Only contenders whose names contain one of these.
-    #[arg(long, value_delimiter = ',')]
+    /// Only contenders whose names contain this (may be repeated).
+    #[arg(long)]
     only: Vec<String>,
     /// Another build of the collector, to be measured as well (may be repeated).
     #[arg(long)]

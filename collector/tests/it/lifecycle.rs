@@ -29,7 +29,7 @@ fn command(data: &Path, admin: SocketAddr, flags: &[&str]) -> Command {
 }
 
 /// Runs one that should end by itself; its exit code and what it said.
-fn refused(data: &Path, flags: &[&str]) -> (Option<i32>, String) {
+pub fn refused(data: &Path, flags: &[&str]) -> (Option<i32>, String) {
     let mut child = Killed(command(data, free_addr(), flags).stderr(Stdio::piped()).spawn().unwrap());
     let code = wait_for("the end of a collector that cannot start", || child.0.try_wait().unwrap()).code();
     let mut text = String::new();

@@ -3,11 +3,11 @@
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
 
 use super::{Datagrams, Fixture, key_file};
 use crate::harness::datagrams::{Source, key, send, socket_at};
-use crate::harness::{collector_binary, free_addr, wait_for};
+use crate::harness::{free_addr, wait_for};
+use crate::lifecycle::refused;
 
 const LISTED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -197,13 +197,8 @@ fn keys_that_cannot_be_used_keep_it_from_starting() {
             fs::remove_file(&path).unwrap();
             fs::create_dir(&path).unwrap();
         }
-        let mut command = Command::new(collector_binary());
-        let data = folder.path().join("data");
-        command.arg("--data").arg(&data).args(["--http=off", "--udp", &free_addr().to_string()]);
-        command.args(["--admin", &free_addr().to_string(), "--segment-size=1MiB", "--reserve=1MiB"]);
-        let output = command.arg("--udp-key").arg(&path).stdout(Stdio::null()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{lines:?}: {said}");
+        let (code, said) = refused(&folder.path().join("data"), &["--http=off", "--udp-key", path.to_str().unwrap()]);
+        assert_eq!(code, Some(2), "{lines:?}: {said}");
         assert!(said.contains(word), "{lines:?}: {said}");
         assert!(!said.contains(&secret[2..20]), "a secret is told: {said}");
     }

@@ -109,9 +109,11 @@ fn what_only_comes_in_another_order_is_not_lost() {
     let mut source = fixture.source();
     let frames: Vec<_> = (0..300).map(|n| source.frame(format!("event=e{n}").as_bytes())).collect();
     // the first one to come is not the first that was sent
-    for hundred in frames.chunks(100) {
-        hundred.iter().rev().for_each(|frame| source.send_bytes(frame));
-    }
+    let mut reversed = frames.iter().rev();
+    reversed.by_ref().take(150).for_each(|frame| source.send_bytes(frame));
+    // missing for some time, and not for a second
+    wait_for("a little time", || fixture.report(&source).filter(|report| report.idle_seconds > 0.3));
+    reversed.for_each(|frame| source.send_bytes(frame));
     fixture.wait_received(300);
     let report = fixture.settled(&source);
     assert_eq!((report.received, report.lost, report.duplicate, report.first, report.next), (300, 0, 0, 1, 301));
