@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Runs both programs on this machine until Ctrl-C, and says what is where. For trying out: a service is run by
-# deploy/systemd. DATA, HTTP, COLLECTOR_ADMIN and COMPACTOR_ADMIN may be set in the environment.
+# deploy/systemd. DATA, HTTP, UDP, COLLECTOR_ADMIN and COMPACTOR_ADMIN may be set in the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${DATA:-data}
 http=${HTTP:-127.0.0.1:5000}
+udp=${UDP:-127.0.0.1:5001}
 collector_admin=${COLLECTOR_ADMIN:-127.0.0.1:9600}
 compactor_admin=${COMPACTOR_ADMIN:-127.0.0.1:9601}
 bin=${BIN:-target/release}
@@ -56,7 +57,7 @@ wait_ready() { # name, pid, admin address
 }
 
 # setsid: the terminal's Ctrl-C is for this script, which then tells each of them once
-setsid "$bin/tallylight-collector" --demo --http "$http" --admin "$collector_admin" --data "$data" &
+setsid "$bin/tallylight-collector" --demo --http "$http" --udp "$udp" --admin "$collector_admin" --data "$data" &
 collector=$!
 wait_ready collector $collector "$collector_admin"
 setsid "$bin/tallylight-compactor" --follow --every 2s --admin "$compactor_admin" --data "$data" &
@@ -69,7 +70,8 @@ cat <<TEXT
 
   demo bookshop      http://$http/demo/
   beacon             http://$http/api/beacon?event=hello      (&debug=1 shows how it is understood)
-  collector's admin  http://$collector_admin/metrics          also /healthz, /readyz
+  datagrams          $udp      (echo 'event=hello' > /dev/udp/${udp/:/\/})
+  collector's admin  http://$collector_admin/metrics          also /healthz, /readyz, /udp/sources
   compactor's admin  http://$compactor_admin/metrics          also /healthz, /readyz
   log                $data/log/
   hourly Parquet     $data/out/hourly/

@@ -74,11 +74,21 @@ impl FrontCounts {
     }
 }
 
+impl DatagramCounts {
+    fn numbers(&mut self) -> impl Iterator<Item = &mut u64> {
+        let Self { received, lost, recovered, duplicate, kernel_dropped, refused } = self;
+        [received, lost, recovered, duplicate, kernel_dropped].into_iter().chain(refused)
+    }
+
+    /// Adds what happened since.
+    pub fn add(&mut self, mut since: Self) {
+        self.numbers().zip(since.numbers()).for_each(|(sum, number)| *sum = sum.wrapping_add(*number));
+    }
+}
+
 impl Counts {
     fn numbers(&mut self) -> impl Iterator<Item = &mut u64> {
-        let DatagramCounts { received, lost, recovered, duplicate, kernel_dropped, refused } = &mut self.datagrams;
-        let datagrams = [received, lost, recovered, duplicate, kernel_dropped].into_iter().chain(refused);
-        self.fronts.iter_mut().flat_map(FrontCounts::numbers).chain(datagrams)
+        self.fronts.iter_mut().flat_map(FrontCounts::numbers).chain(self.datagrams.numbers())
     }
 
     /// All of them, in the order in which they stand in a ledger record. New ones are only ever added behind.

@@ -260,8 +260,7 @@ fn count(payload: &[u8], recovered: &mut Recovered) {
         Ok(Record::Event(event)) => count_event(&event, recovered),
         Err(error) => error!(%error, "a whole record cannot be read: was it written by a later version?"),
     }
-    let datagrams = recovered.sources.take_counts();
-    recovered.counts.add(Counts { datagrams, ..Counts::default() });
+    recovered.counts.datagrams.add(recovered.sources.take_counts());
 }
 
 fn count_event(event: &Event<'_>, recovered: &mut Recovered) {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use metrics::Histogram;
-use tallylight_proto::ledger::{Counts, Ledger};
-use tallylight_proto::reason::{Front, Shed};
+use tallylight_proto::ledger::{Counts, DatagramCounts, Ledger};
+use tallylight_proto::reason::{Front, Refusal, Shed};
 use tallylight_proto::record;
 use tallylight_proto::segment::{MAX_PAYLOAD, framed_len};
 use tallylight_proto::sources::{Arrival, Marks, Scope, Seen, TICK_MS};
@@ -218,7 +218,9 @@ impl Writer {
         if self.status.sources().arrive(&arrival, self.status.now_ms()) != Seen::New {
             return Ok(());
         }
-        self.ledger.add(datagram.counts());
+        if let Some(counts) = datagram.counts() {
+            self.ledger.add(counts);
+        }
         for payload in records {
             self.ledger.decide(record::front(payload), is_recorded);
             if let Some(active) = self.active.as_mut().filter(|_| is_recorded) {
@@ -315,7 +317,7 @@ impl Writer {
     /// False if there is no room.
     fn append_ledger(&mut self, closing: bool, scope: Scope) -> bool {
         let mut sources = self.status.sources();
-        self.ledger.add(Counts { datagrams: sources.take_counts(), ..Counts::default() });
+        self.ledger.add_datagrams(sources.take_counts());
         let mut encode = |marks: Marks| {
             self.scratch.clear();
             record::encode_ledger(&self.ledger.record(closing, marks), &mut self.scratch);
@@ -343,7 +345,7 @@ impl Writer {
 
     /// Shows everything appended to readers and to the metrics, then answers who waited for that.
     fn commit(&mut self, drained: u64) {
-        self.ledger.add(Counts { datagrams: self.status.sources().take_counts(), ..Counts::default() });
+        self.ledger.add_datagrams(self.status.sources().take_counts());
         if drained == 0 && self.active.as_ref().is_none_or(Active::is_committed) {
             // what time alone has lost
             self.status.drained(0, None, &self.ledger.since_start);
@@ -391,8 +393,11 @@ impl Writer {
 }
 
 impl FramedDatagram {
-    /// What became of its events that have no record.
-    fn counts(&self) -> Counts {
+    /// What became of its events that have no record, if there are any.
+    fn counts(&self) -> Option<Counts> {
+        if self.shed.is_none() && self.refused == [0; Refusal::ALL.len()] {
+            return None;
+        }
         let mut counts = Counts::default();
         let front = counts.front(Front::Udp);
         front.refused = self.refused.map(u64::from);
@@ -401,7 +406,7 @@ impl FramedDatagram {
             front.received += u64::from(events);
             front.shed[reason.index()] = u64::from(events);
         }
-        counts
+        Some(counts)
     }
 }
 
@@ -409,6 +414,11 @@ impl LedgerState {
     fn add(&mut self, since: Counts) {
         self.total.add(since);
         self.since_start.add(since);
+    }
+
+    fn add_datagrams(&mut self, since: DatagramCounts) {
+        self.total.datagrams.add(since);
+        self.since_start.datagrams.add(since);
     }
 
     /// An event is received, and logged or shed for the disk, in one step: the ledger is balanced at any moment.

@@ -99,6 +99,7 @@ impl Run {
             .env("BIN", bin)
             .env("DATA", data)
             .env("HTTP", free_addr().to_string())
+            .env("UDP", free_addr().to_string())
             .env("COLLECTOR_ADMIN", admins[0].to_string())
             .env("COMPACTOR_ADMIN", admins[1].to_string())
             .stdin(Stdio::null())

@@ -427,9 +427,10 @@ impl Sources {
     }
 
     fn note(&mut self, deeds: DatagramCounts) {
-        let mut sum = crate::Counts { datagrams: self.counts, ..crate::Counts::default() };
-        sum.add(crate::Counts { datagrams: deeds, ..crate::Counts::default() });
-        self.counts = sum.datagrams;
+        // nearly always there is nothing, and this is done for each datagram
+        if deeds != DatagramCounts::default() {
+            self.counts.add(deeds);
+        }
     }
 
     fn let_go(&mut self, is_keyed: bool, now: u64, deeds: &mut DatagramCounts) {

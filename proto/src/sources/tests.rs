@@ -304,9 +304,7 @@ proptest! {
                     log.push(Entry::Event(arrival.number));
                 }
             }
-            let mut since = crate::Counts { datagrams: total, ..crate::Counts::default() };
-            since.add(crate::Counts { datagrams: live.sources.take_counts(), ..crate::Counts::default() });
-            total = since.datagrams;
+            total.add(live.sources.take_counts());
             if is_due || live.sources.is_ahead_of_the_log() {
                 let is_new = matches!(step, Step::NewSegment);
                 let marks = if is_new { live.sources.all() } else { live.sources.changes() };
@@ -324,18 +322,18 @@ proptest! {
             }
 
             let mut restored = Sources::default();
-            let mut counts = crate::Counts::default();
+            let mut counts = DatagramCounts::default();
             for entry in &log {
                 match entry {
                     Entry::Event(number) => restored.replay(*number, true, live.now),
                     Entry::Ledger(marks, total) => {
-                        counts.datagrams = *total;
+                        counts = *total;
                         restored.apply(marks, live.now);
                     }
                 }
-                counts.add(crate::Counts { datagrams: restored.take_counts(), ..crate::Counts::default() });
+                counts.add(restored.take_counts());
             }
-            prop_assert_eq!((counts.datagrams.lost, counts.datagrams.recovered), (total.lost, total.recovered));
+            prop_assert_eq!((counts.lost, counts.recovered), (total.lost, total.recovered));
             for (was, is) in live.sources.reports(live.now).into_iter().zip(restored.reports(live.now)) {
                 // copies are counted, and stand in the log with the next ledger record
                 let without_copies = |figures: Figures| Figures { duplicate: 0, stale: 0, ..figures };
