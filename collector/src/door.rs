@@ -173,7 +173,7 @@ impl Door {
         let shed = self.would_shed();
         let mut batch = self.batch.take();
         let here = batch.here();
-        let judged = if bytes.trim_ascii().is_empty() {
+        let judged = if beacon::is_blank(bytes) {
             Judged::blank()
         } else {
             let mut push = within_bounds(&mut batch);

@@ -181,7 +181,14 @@ impl<'a> Session<'a> {
             return;
         }
         if let Some(pace) = &mut self.pace {
-            pace.wait(self.batch.lines);
+            let mut wait = pace.claim(self.batch.lines, Instant::now());
+            // a source that gives no sign of life may be forgotten
+            while wait > HEARTBEAT {
+                thread::sleep(HEARTBEAT);
+                wait -= HEARTBEAT;
+                self.outlet.heartbeat();
+            }
+            thread::sleep(wait);
         }
         self.outlet.deliver(&self.batch.body);
         self.batch.clear();
@@ -274,10 +281,6 @@ struct Pace {
 impl Pace {
     fn new(rate: NonZeroU64) -> Self {
         Self { line: Duration::from_secs(1) / u32::try_from(rate.get()).unwrap_or(u32::MAX), due: Instant::now() }
-    }
-
-    fn wait(&mut self, lines: u64) {
-        thread::sleep(self.claim(lines, Instant::now()));
     }
 
     /// How long from now these lines have to wait.

@@ -115,7 +115,11 @@ final class Tallylight
     private function numberFromFile(): ?array
     {
         // in a folder of our own, so that nobody else can put anything in its place
-        $me = fstat(tmpfile())['uid'];
+        $probe = @tmpfile();
+        if (!$probe) {
+            return null;
+        }
+        $me = fstat($probe)['uid'];
         $folder = sys_get_temp_dir() . "/tallylight-$me";
         @mkdir($folder, 0700);
         $is = @lstat($folder) ?: ['mode' => 0, 'uid' => -1];
@@ -131,8 +135,13 @@ final class Tallylight
         $now = time();
         rewind($file);
         // of one length, so that one write replaces it
-        fwrite($file, sprintf("%s %s %015d %010d\n", $boot, $source, $number + 1, $now));
+        $state = sprintf("%s %s %015d %010d\n", $boot, $source, $number + 1, $now);
+        $isKept = @fwrite($file, $state) === strlen($state) && @fflush($file);
         fclose($file);
+        if (!$isKept) {
+            // the next request would use the same number again
+            return null;
+        }
         return [hex2bin($source), $number, $heartbeat < $now];
     }
 

@@ -20,6 +20,7 @@
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::beacon::is_blank;
 use crate::keys::Key;
 
 /// What a framed datagram begins with; the last byte is the version.
@@ -107,7 +108,7 @@ impl<'a> Datagram<'a> {
         if bytes.first() == Some(&MAGIC[0]) {
             return Frame::parse(bytes).map(Self::Framed);
         }
-        if bytes.trim_ascii().is_empty() { Err(Malformed::Blank) } else { Ok(Self::Plain(bytes)) }
+        if is_blank(bytes) { Err(Malformed::Blank) } else { Ok(Self::Plain(bytes)) }
     }
 }
 
@@ -258,6 +259,7 @@ mod tests {
         for (bytes, error) in [
             (vec![], Malformed::Blank),
             (b" \r\n".to_vec(), Malformed::Blank),
+            (b"\xEF\xBB\xBF\n".to_vec(), Malformed::Blank),
             (vec![0xF5], Malformed::Short { len: 1 }),
             (bytes[..HEADER_LEN - 1].to_vec(), Malformed::Short { len: 23 }),
             (with(4, 1)[..HEADER_LEN + 3].to_vec(), Malformed::Short { len: 27 }),

@@ -90,8 +90,8 @@ impl Lives {
                 lost => format!("; or its end is among {lost} lost records"),
             };
             let note = format!(
-                "killed after {told_at} ({until}): what it received, shed and refused after {told_at}, at most a second, \
-                 is not known{lost}"
+                "killed after {told_at} ({until}): what it received, shed and refused after {told_at} \
+                 is not known: at most a second, or ten while the disk was full{lost}"
             );
             Line::fact(format!("life {started}"), note)
         };

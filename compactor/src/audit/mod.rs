@@ -6,8 +6,8 @@
 //!  OUT/watermark/NODE.json ─────┘
 //! ```
 //!
-//! The rule: **only files are asked, and what they cannot tell is named.** Nothing is locked and nothing written, so both
-//! programs may run meanwhile: the commit is read first and the log last, and what is published beyond the commit is
+//! The rule: **only files are asked, and what they cannot tell is named.** Nothing is written, and nothing locked but
+//! for the moment in which it is asked whether a collector runs. So both programs may run meanwhile: the commit is read first and the log last, and what is published beyond the commit is
 //! found again in the log. Where a kill or a power cut took what nobody can count, there is room for it in the sum, and
 //! the line says so.
 

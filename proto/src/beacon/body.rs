@@ -183,6 +183,11 @@ fn line_fields(line: &[u8]) -> Result<Fields<'_>, Detail> {
     }
 }
 
+/// Whether a body has nothing in it. Of a POST that is an event all the same, made of the URL's parameters.
+pub fn is_blank(bytes: &[u8]) -> bool {
+    trim(bytes).is_empty()
+}
+
 /// Without white space at both ends and a byte order mark.
 fn trim(bytes: &[u8]) -> &[u8] {
     let bytes = bytes.trim_ascii();

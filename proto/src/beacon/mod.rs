@@ -29,7 +29,7 @@ use crate::event::{Event, Id};
 use crate::reason::Front;
 use crate::time::Millis;
 
-pub use body::{Body, Judged, from_body};
+pub use body::{Body, Judged, from_body, is_blank};
 pub use fault::{Detail, Place, Reject};
 pub use page::site_name;
 pub use query::parameter;

@@ -32,7 +32,7 @@ pub const TICK_MS: u64 = 100;
 /// When so many of either kind are followed, the longest silent are let go, down to so many.
 const CROWDED: usize = MAX_SOURCES / 8 * 7;
 const ROOMY: usize = MAX_SOURCES / 4 * 3;
-/// With so many ranges to be written down, it takes less to write all.
+/// With more ranges than this to be written down, all sources are written instead.
 const MANY: usize = 4096;
 /// Time passes no faster than this from one look to the next: after a stop of the whole process, what waits in the
 /// sockets is looked at before anybody's time is up.
@@ -126,6 +126,8 @@ pub struct Sources {
     gone: Vec<Mark>,
     /// Ranges that are to stand in the next ledger record.
     unwritten: usize,
+    /// There were too many to keep: the next ledger record must have all sources.
+    must_write_all: bool,
     /// A number that time has decided on: the records after that make sense only with a ledger record before them.
     is_decided: bool,
     /// Something is missing, or ahead: time alone will change the table.
@@ -175,17 +177,18 @@ impl Sources {
         source.begin_earlier(sequence, now);
         let mut deeds = DatagramCounts::default();
         let mut written = 0;
-        let seen = match source.place(id, sequence, now, &mut deeds, &mut written) {
+        let place = source.place(id, sequence, now, &mut deeds, &mut written);
+        let seen = match place {
             Place::Ahead => Seen::New,
             Place::AheadAgain => Seen::Duplicate,
-            Place::Near => source.window.look(sequence),
+            Place::Near | Place::NearHeartbeat => source.window.look(sequence),
         };
         match seen {
             Seen::New => {
                 source.figures.events += arrival.events;
                 if source.ahead.is_none_or(|waiting| waiting.ahead.number != sequence) {
                     source.come(sequence, &mut deeds);
-                    if !arrival.is_recorded {
+                    if !arrival.is_recorded || place == Place::NearHeartbeat {
                         written += source.write_down(sequence);
                     }
                     if let Some(waiting) = &mut source.ahead {
@@ -203,6 +206,7 @@ impl Sources {
             }
         }
         self.unwritten += written;
+        self.bound_unwritten();
         self.note(deeds);
         seen
     }
@@ -219,6 +223,7 @@ impl Sources {
             source.lose(lost, &mut deeds);
         }
         self.unwritten += written;
+        self.bound_unwritten();
         self.note(deeds);
     }
 
@@ -241,6 +246,7 @@ impl Sources {
         for is_keyed in [true, false] {
             self.let_go(is_keyed, now, &mut deeds);
         }
+        self.bound_unwritten();
         self.note(deeds);
         self.is_waiting = self.table.values().any(|source| source.ahead.is_some() || source.window.pending() > 0);
     }
@@ -252,7 +258,7 @@ impl Sources {
 
     /// Whether something was decided that no record tells: a ledger record must, before the next event's.
     pub fn is_ahead_of_the_log(&self) -> bool {
-        self.unwritten > 0 || self.is_decided || !self.gone.is_empty()
+        self.unwritten > 0 || self.must_write_all || self.is_decided || !self.gone.is_empty()
     }
 
     /// What was counted since this was last called.
@@ -262,7 +268,7 @@ impl Sources {
 
     /// What changed since the last ledger record, for the next one.
     pub fn changes(&self) -> Marks {
-        if self.unwritten > MANY {
+        if self.must_write_all {
             return self.all();
         }
         let changed = self.table.iter().filter(|(_, source)| source.is_changed);
@@ -300,10 +306,9 @@ impl Sources {
     pub fn are_written(&mut self) {
         for source in self.table.values_mut() {
             source.is_changed = false;
-            source.unwritten.clear();
         }
-        self.gone.clear();
-        self.unwritten = 0;
+        self.drop_unwritten();
+        self.must_write_all = false;
         self.is_decided = false;
     }
 
@@ -414,6 +419,20 @@ impl Sources {
         Some(source)
     }
 
+    fn drop_unwritten(&mut self) {
+        self.table.values_mut().for_each(|source| source.unwritten.clear());
+        self.gone.clear();
+        self.unwritten = 0;
+    }
+
+    /// Keeps what is to be written down within bounds: with a full disk there may be no ledger record for long.
+    fn bound_unwritten(&mut self) {
+        if self.unwritten + self.gone.len() > MANY {
+            self.drop_unwritten();
+            self.must_write_all = true;
+        }
+    }
+
     /// How many are followed of one kind.
     fn followed(&self, is_keyed: bool) -> usize {
         if is_keyed { self.table.len() - self.unkeyed } else { self.unkeyed }
@@ -457,9 +476,12 @@ impl Sources {
 }
 
 /// Where a number stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// In the window, or a little above it.
     Near,
+    /// The same, but only a heartbeat shows it, of which no record tells.
+    NearHeartbeat,
     /// Too far ahead to be believed.
     Ahead,
     /// The same one once more.
@@ -499,7 +521,7 @@ impl Source {
             Some(Waiting { ahead, .. }) if ahead.came && ahead.number == number => Place::AheadAgain,
             Some(Waiting { ahead, .. }) if ahead.number.abs_diff(number) <= WINDOW => {
                 *written += self.believe(ahead, deeds);
-                Place::Near
+                if ahead.came { Place::Near } else { Place::NearHeartbeat }
             }
             _ => {
                 let ahead = Ahead { number, came: true };
@@ -602,6 +624,8 @@ impl Source {
 
     fn apply(&mut self, mark: &Mark, scope: Scope, now: u64, deeds: &mut DatagramCounts) {
         if scope == Scope::Changes {
+            // a heartbeat, or what left no record, may have come before the first record
+            self.window.begin_earlier(mark.bounds.first);
             self.window.were_sent_below(mark.bounds.next);
             for (start, len) in &mark.numbers {
                 // what is below the window is known already

@@ -234,6 +234,55 @@ fn what_a_power_cut_took_from_the_log_is_torn_and_not_lost() {
     assert_eq!(restored.come(keyed(1), 95), Seen::Duplicate);
 }
 
+/// Plays what the log has of these: records, then a ledger record.
+fn restored(live: &Fixture, records: &[Number]) -> Fixture {
+    let mut restored = Fixture::default();
+    records.iter().for_each(|number| restored.sources.replay(*number, true, 0));
+    restored.sources.apply(&live.sources.changes(), 0);
+    restored
+}
+
+#[test]
+fn a_source_that_begins_with_a_late_heartbeat_comes_out_of_the_log_as_it_was() {
+    let mut live = Fixture::default();
+    live.heartbeat(keyed(1), 100_000);
+    live.come(keyed(1), 100_003);
+    let mut restored = restored(&live, &[arrival(keyed(1), 100_003).number]);
+    assert_eq!((restored.lost(keyed(1)), restored.report(keyed(1)).pending), (0, 3));
+    assert_eq!(restored.come(keyed(1), 100_001), Seen::New);
+}
+
+#[test]
+fn a_number_that_a_far_heartbeat_confirms_is_told_in_the_ledger() {
+    let mut live = Fixture::default();
+    live.come(unkeyed(1), 1);
+    live.heartbeat(unkeyed(1), 200_000);
+    live.come(unkeyed(1), 200_000);
+    assert!(live.sources.is_ahead_of_the_log());
+    let numbers = [1, 200_000].map(|sequence| arrival(unkeyed(1), sequence).number);
+    let mut restored = restored(&live, &numbers);
+    assert_eq!(restored.report(unkeyed(1)).figures, live.report(unkeyed(1)).figures);
+    assert_eq!(restored.come(unkeyed(1), 200_000), Seen::Duplicate);
+}
+
+#[test]
+fn what_waits_for_a_ledger_record_is_bounded_and_not_forgotten() {
+    let mut live = Fixture::default();
+    for sequence in (1..60_000).step_by(2) {
+        let arrival = Arrival { is_recorded: false, events: 0, ..arrival(keyed(1), sequence) };
+        live.sources.arrive(&arrival, 0);
+        assert!(live.sources.unwritten <= MANY && live.sources.is_ahead_of_the_log());
+    }
+    let marks = live.sources.changes();
+    assert_eq!(marks.scope, Scope::All);
+    let mut restored = Fixture::default();
+    restored.sources.apply(&marks, 0);
+    assert_eq!(restored.come(keyed(1), 1), Seen::Duplicate);
+    assert_eq!(restored.come(keyed(1), 2), Seen::New);
+    live.sources.are_written();
+    assert!(!live.sources.is_ahead_of_the_log());
+}
+
 /// What the log would have.
 enum Entry {
     Event(Number),
