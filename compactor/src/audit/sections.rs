@@ -44,9 +44,17 @@ impl Found<'_> {
         let begin = scan.begin.map_or(0, |(position, _)| position);
         let title = format!("The log against the rows, from position {begin} to {}", scan.end);
         sections.push(section("log", title, self.log()));
-        sections.push(section("sources", "Sources of datagrams".into(), scan.sources.lines()));
+        sections.push(section("sources", "Sources of datagrams".into(), self.sources()));
         sections.push(section("lives", "Lives of the collector".into(), scan.lives.lines(self.is_running)));
         sections
+    }
+
+    fn sources(&self) -> Vec<Line> {
+        let mut lines = self.scan.sources.lines();
+        let told = self.scan.counts().map(|counts| counts.datagrams).filter(|told| *told != DatagramCounts::default());
+        // the collector counts again from where its log was set back to
+        lines.extend(told.filter(|_| !self.scan.is_set_back()).map(|told| self.scan.sources.totals(&told)));
+        lines
     }
 
     fn counts(&self) -> Counts {

@@ -1,13 +1,15 @@
 //! The sources of datagrams: the table made again from the log, and compared with what the ledger records say of it.
 //!
 //! The rule: what came is a record, or a ledger record says that it came without one. So between two of them `received`
-//! and `events` of a source go up by exactly that, and at any time `sent = received + lost − recovered + pending`. Lost
-//! records leave room.
+//! and `events` of a source go up by exactly that, and at any time `sent = received + lost − recovered + pending`; and what
+//! the ledger says of datagrams is the sum over all sources. Lost records leave room.
 
 use std::collections::{HashMap, HashSet};
 
+use tallylight_proto::DatagramRefusal;
 use tallylight_proto::datagram::SourceId;
 use tallylight_proto::event::Origin;
+use tallylight_proto::ledger::DatagramCounts;
 use tallylight_proto::sources::{Bounds, Figures, Mark, Marks, Scope, Sources};
 
 use super::balance::{Line, Room, Sum, minus, plus};
@@ -209,6 +211,30 @@ impl SourcesCheck {
         lines
     }
 
+    /// What the ledger says of datagrams against the figures of all sources, those that were let go included.
+    pub fn totals(&self, ledger: &DatagramCounts) -> Line {
+        // what a hole or a cut mark has hidden from this table, or from the collector's, is in one of them only
+        let is_whole = self.has_begun && self.lost == 0 && self.is_cut.is_empty() && self.table.untracked() == 0;
+        let room = if is_whole { Room::default() } else { Room { more: u64::MAX, less: u64::MAX } };
+        let since = self.table.counted();
+        let figures = self.table.reports(0).into_iter().map(|report| report.figures);
+        let sum = |figure: fn(&Figures) -> u64| {
+            let of_all = figures.clone().chain([self.table.forgotten().1]).map(|figures| figure(&figures));
+            of_all.fold(0, u64::saturating_add)
+        };
+        let stale = DatagramRefusal::Stale.index();
+        let of = |name, ledger: u64, since: u64, of_sources: u64| {
+            Sum::within(plus(name, ledger.saturating_add(since)), [plus("of_sources", of_sources)], room)
+        };
+        let sums = vec![
+            of("lost", ledger.lost, since.lost, sum(|of| of.lost)),
+            of("recovered", ledger.recovered, since.recovered, sum(|of| of.recovered)),
+            of("duplicate", ledger.duplicate, since.duplicate, sum(|of| of.duplicate)),
+            of("stale", ledger.refused[stale], since.refused[stale], sum(|of| of.stale)),
+        ];
+        Line { label: "datagrams".into(), sums, ..Line::default() }
+    }
+
     fn line(&self, label: String, sent: u64, pending: u64, figures: Figures, before: u64, fates: Fates) -> Line {
         let Figures { received, events, lost, recovered, duplicate, stale } = figures;
         let datagrams = [plus("received", received), plus("lost", lost), minus("recovered", recovered)];
@@ -314,6 +340,31 @@ mod tests {
         assert!(lines.iter().all(Line::adds_up), "{lines:?}");
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[1].note.trim(), "first seen at 100001");
+    }
+
+    #[test]
+    fn the_ledger_says_of_datagrams_what_the_sources_say() {
+        let mut pair = Pair::begun();
+        for n in [1, 2, 2, 5, 60_000, 65_600, 3] {
+            pair.arrive(1, n, false);
+        }
+        let marks = pair.changes();
+        assert_eq!(pair.tell(marks), Vec::<String>::new());
+        let told = pair.table.take_counts();
+        assert!(told.lost > 0 && told.duplicate == 1 && told.refused[DatagramRefusal::Stale.index()] == 1, "{told:?}");
+        assert!(pair.check.totals(&told).adds_up());
+        for tamper in [
+            |told: &mut DatagramCounts| told.lost -= 1,
+            |told: &mut DatagramCounts| told.recovered += 1,
+            |told: &mut DatagramCounts| told.duplicate += 1,
+            |told: &mut DatagramCounts| told.refused[DatagramRefusal::Stale.index()] = 0,
+        ] {
+            let mut wrong = told;
+            tamper(&mut wrong);
+            assert!(!pair.check.totals(&wrong).adds_up(), "{wrong:?}");
+        }
+        pair.check.lost(1);
+        assert!(pair.check.totals(&DatagramCounts::default()).adds_up());
     }
 
     #[test]

@@ -86,12 +86,14 @@ impl World {
             self.now += 100;
             self.sources.tick(self.now);
         });
+        self.log.counts.datagrams.add(self.sources.take_counts());
         self.sources.changes()
     }
 
     /// Another segment, with all sources in its first ledger record.
     fn begin(&mut self, at: Millis) {
         self.log.first_marks = self.sources.all();
+        self.log.counts.datagrams.add(self.sources.take_counts());
         self.log.next_segment(START + at);
     }
 

@@ -261,6 +261,11 @@ impl Sources {
         self.unwritten > 0 || self.must_write_all || self.is_decided || !self.gone.is_empty()
     }
 
+    /// What was counted since [`Sources::take_counts`] or [`Sources::apply`] was last called.
+    pub fn counted(&self) -> DatagramCounts {
+        self.counts
+    }
+
     /// What was counted since this was last called.
     pub fn take_counts(&mut self) -> DatagramCounts {
         std::mem::take(&mut self.counts)
