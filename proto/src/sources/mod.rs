@@ -32,6 +32,8 @@ pub const TICK_MS: u64 = 100;
 /// When so many of either kind are followed, the longest silent are let go, down to so many.
 const CROWDED: usize = MAX_SOURCES / 8 * 7;
 const ROOMY: usize = MAX_SOURCES / 4 * 3;
+/// Of so many that were let go it is remembered how far they had got.
+const REMEMBERED: usize = 8192;
 /// With more ranges than this to be written down, all sources are written instead.
 const MANY: usize = 4096;
 /// Time passes no faster than this from one look to the next: after a stop of the whole process, what waits in the
@@ -124,6 +126,8 @@ pub struct Sources {
     untracked: u64,
     /// Let go since the last ledger record.
     gone: Vec<Mark>,
+    /// Where those that were let go will go on, should they come again: what came of them before is not lost.
+    remembered: HashMap<SourceId, u64>,
     /// Ranges that are to stand in the next ledger record.
     unwritten: usize,
     /// There were too many to keep: the next ledger record must have all sources.
@@ -403,8 +407,15 @@ impl Sources {
             if self.followed(id.key.is_some()) >= MAX_SOURCES {
                 return None;
             }
-            let first = if sequence <= WINDOW { 1 } else { sequence };
-            self.insert(id, Source::new(Window::new(first), self.clock));
+            let mut source = Source::new(Window::new(if sequence <= WINDOW { 1 } else { sequence }), self.clock);
+            if let Some(next) = self.remembered.remove(&id) {
+                source.window = Window::new(next);
+                // it is not young, and did not begin earlier
+                source.born_at = self.clock.saturating_sub(LOST_AFTER_MS);
+                // a reader of the log would think that it began at 1
+                self.is_decided = true;
+            }
+            self.insert(id, source);
         }
         let source = self.table.get_mut(&id)?;
         source.heard_at = self.clock;
@@ -473,6 +484,10 @@ impl Sources {
             self.forgotten.0 += 1;
             self.forgotten.1.add(source.figures);
             self.unwritten -= source.unwritten.len();
+            if self.remembered.len() >= REMEMBERED {
+                self.remembered.clear();
+            }
+            self.remembered.insert(id, source.window.next());
             let mut mark = source.mark(id, Vec::new());
             mark.is_gone = true;
             self.gone.push(mark);

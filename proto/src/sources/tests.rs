@@ -180,6 +180,14 @@ fn silent_sources_make_room_and_live_ones_stay() {
     assert_eq!((gone, figures.lost), ((MAX_SOURCES - ROOMY) as u64, (MAX_SOURCES - ROOMY) as u64));
     assert_eq!(fixture.lost(unkeyed(5)), 1);
     assert_eq!(fixture.lost(keyed(1)), 0);
+
+    // one that comes again goes on where it was
+    let is_followed = |fixture: &Fixture, id| fixture.sources.reports(0).iter().any(|report| report.id == id);
+    let again = (0..).map(unkeyed).find(|id| !is_followed(&fixture, *id)).unwrap();
+    assert_eq!((fixture.come(again, 2), fixture.come(again, 4)), (Seen::Stale, Seen::New));
+    fixture.pass(1200);
+    let Report { figures, bounds, .. } = fixture.report(again);
+    assert_eq!((figures.lost, figures.received, bounds.first, bounds.next), (1, 1, 3, 5));
 }
 
 #[test]
