@@ -181,7 +181,7 @@ impl Sources {
         source.begin_earlier(sequence, now);
         let mut deeds = DatagramCounts::default();
         let mut written = 0;
-        let place = source.place(id, sequence, now, &mut deeds, &mut written);
+        let place = source.place(id, Ahead { number: sequence, came: true }, now, &mut deeds, &mut written);
         let seen = match place {
             Place::Ahead => Seen::New,
             Place::AheadAgain => Seen::Duplicate,
@@ -221,7 +221,9 @@ impl Sources {
         let Some(source) = self.source(number.source, number.sequence) else { return };
         let mut deeds = DatagramCounts::default();
         let mut written = 0;
-        if source.place_heartbeat(number, now, &mut deeds, &mut written) && number.sequence > source.window.next() {
+        let ahead = Ahead { number: number.sequence, came: false };
+        let place = source.place(number.source, ahead, now, &mut deeds, &mut written);
+        if place != Place::Ahead && number.sequence > source.window.next() {
             source.is_changed = true;
             let lost = source.window.were_sent_below(number.sequence);
             source.lose(lost, &mut deeds);
@@ -531,48 +533,28 @@ impl Source {
     }
 
     /// Whether a number may move the window. One that is ahead waits for another one beside it.
-    fn place(&mut self, id: SourceId, number: u64, now: u64, deeds: &mut DatagramCounts, written: &mut usize) -> Place {
+    fn place(&mut self, id: SourceId, new: Ahead, now: u64, deeds: &mut DatagramCounts, written: &mut usize) -> Place {
         // a tag vouches for the number, too; and a source begins anywhere
-        let is_near = id.key.is_some() || number < self.window.next() + WINDOW || self.is_untouched();
+        let is_near = id.key.is_some() || new.number < self.window.next() + WINDOW || self.is_untouched();
         if is_near {
             return Place::Near;
         }
         match self.ahead {
-            Some(Waiting { ahead, .. }) if ahead.came && ahead.number == number => Place::AheadAgain,
-            Some(Waiting { ahead, .. }) if ahead.number.abs_diff(number) <= WINDOW => {
+            Some(Waiting { ahead, .. }) if ahead.came && ahead == new => Place::AheadAgain,
+            Some(Waiting { ahead, .. }) if ahead.number.abs_diff(new.number) <= WINDOW => {
                 *written += self.believe(ahead, deeds);
                 if ahead.came { Place::Near } else { Place::NearHeartbeat }
             }
             _ => {
-                let ahead = Ahead { number, came: true };
-                self.ahead = Some(Waiting { ahead, since: now, is_contradicted: false });
+                self.is_changed = true;
+                self.ahead = Some(Waiting { ahead: new, since: now, is_contradicted: false });
                 Place::Ahead
             }
         }
     }
 
-    /// The same for a heartbeat; true if it may move the window.
-    fn place_heartbeat(&mut self, number: Number, now: u64, deeds: &mut DatagramCounts, written: &mut usize) -> bool {
-        let Number { source: id, sequence } = number;
-        if id.key.is_some() || sequence < self.window.next() + WINDOW || self.is_untouched() {
-            return true;
-        }
-        match self.ahead {
-            Some(Waiting { ahead, .. }) if ahead.number.abs_diff(sequence) <= WINDOW => {
-                *written += self.believe(ahead, deeds);
-                true
-            }
-            _ => {
-                let ahead = Ahead { number: sequence, came: false };
-                self.is_changed = true;
-                self.ahead = Some(Waiting { ahead, since: now, is_contradicted: false });
-                false
-            }
-        }
-    }
-
     fn is_untouched(&self) -> bool {
-        self.figures == Figures::default() && self.window.next() == self.window.bounds().first
+        self.window.next() == self.window.bounds().first
     }
 
     /// Time is up for a number ahead: it is believed unless an ordinary one came since. True if it was decided.
