@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 use crate::ids::IdMaker;
 use crate::log::{Appender, Batch, Level};
 use crate::sites::Sites;
+use crate::watched::Watched;
 
 /// A batch of this size is sent at once: some hundred events.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -66,9 +67,7 @@ pub struct Door {
     batch: RefCell<Batch>,
     appender: Appender,
     ids: RefCell<IdMaker>,
-    sites: RefCell<Arc<Sites>>,
-    /// Says when there is another list.
-    new_sites: RefCell<watch::Receiver<Arc<Sites>>>,
+    sites: Watched<Sites>,
     /// The last batch found the channel full; until one gets through, so does every event.
     is_blocked: Cell<bool>,
     is_closed: Cell<bool>,
@@ -76,14 +75,12 @@ pub struct Door {
 
 impl Door {
     /// A door to the log, open.
-    pub fn new(appender: Appender, ids: IdMaker, mut sites: watch::Receiver<Arc<Sites>>) -> Self {
-        let current = Arc::clone(&sites.borrow_and_update());
+    pub fn new(appender: Appender, ids: IdMaker, sites: watch::Receiver<Arc<Sites>>) -> Self {
         Self {
             batch: RefCell::new(appender.batch()),
             appender,
             ids: RefCell::new(ids),
-            sites: RefCell::new(current),
-            new_sites: RefCell::new(sites),
+            sites: Watched::new(sites),
             is_blocked: Cell::new(false),
             is_closed: Cell::new(false),
         }
@@ -313,12 +310,8 @@ impl Door {
     }
 
     fn admit(&self, event: &Event<'_>) -> Result<(), Detail> {
-        let mut new_sites = self.new_sites.borrow_mut();
-        // an error says that the list will never change again
-        if new_sites.has_changed().unwrap_or(false) {
-            self.sites.replace(Arc::clone(&new_sites.borrow_and_update()));
-        }
-        if self.sites.borrow().contains(&event.site) { Ok(()) } else { Err(Detail::Site) }
+        self.sites.refresh();
+        if self.sites.get().contains(&event.site) { Ok(()) } else { Err(Detail::Site) }
     }
 }
 

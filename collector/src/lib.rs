@@ -39,4 +39,5 @@ pub mod signals;
 pub mod sites;
 pub mod stats;
 pub mod udp;
+pub mod watched;
 pub mod worker;

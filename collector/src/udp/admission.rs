@@ -8,7 +8,6 @@
 //! | no keys, from a network in `--udp-from` | – | `tag` | taken | taken |
 //! | no keys, from elsewhere | – | `tag` | `address` | `address` |
 
-use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,29 +17,24 @@ use tallylight_proto::datagram::{Datagram, Frame};
 use tallylight_proto::keys::Keys;
 use tokio::sync::watch;
 
+use crate::watched::Watched;
+
 /// What a worker knows of those who may send.
 pub struct Admission {
-    keys: RefCell<Arc<Keys>>,
-    /// Says when there are others.
-    new_keys: RefCell<watch::Receiver<Arc<Keys>>>,
+    keys: Watched<Keys>,
     /// Who may send unkeyed, where that is said.
     from: Vec<IpNet>,
 }
 
 impl Admission {
     /// These keys, of which there may be none, and these networks.
-    pub fn new(mut keys: watch::Receiver<Arc<Keys>>, from: Vec<IpNet>) -> Self {
-        let current = Arc::clone(&keys.borrow_and_update());
-        Self { keys: RefCell::new(current), new_keys: RefCell::new(keys), from }
+    pub fn new(keys: watch::Receiver<Arc<Keys>>, from: Vec<IpNet>) -> Self {
+        Self { keys: Watched::new(keys), from }
     }
 
     /// Takes the new keys if there are any. To be called once for a batch of datagrams.
     pub fn refresh(&self) {
-        let mut new_keys = self.new_keys.borrow_mut();
-        // an error says that they will never change again
-        if new_keys.has_changed().unwrap_or(false) {
-            self.keys.replace(Arc::clone(&new_keys.borrow_and_update()));
-        }
+        self.keys.refresh();
     }
 
     /// A sender at this address.
@@ -74,7 +68,7 @@ impl Sender<'_> {
 
     fn check_frame(&self, frame: &Frame<'_>) -> Result<(), DatagramRefusal> {
         let Some(id) = frame.number.source.key else { return self.check_unkeyed(DatagramRefusal::Tag) };
-        let keys = self.admission.keys.borrow();
+        let keys = self.admission.keys.get();
         let is_right = keys.get(id).is_some_and(|key| frame.is_signed_by(key));
         if is_right { Ok(()) } else { Err(DatagramRefusal::Tag) }
     }
@@ -82,7 +76,7 @@ impl Sender<'_> {
     /// `keyless` is what it is refused for if keys are what it needs.
     fn check_unkeyed(&self, keyless: DatagramRefusal) -> Result<(), DatagramRefusal> {
         let Admission { keys, from, .. } = self.admission;
-        match (self.is_listed, keys.borrow().is_empty()) {
+        match (self.is_listed, keys.get().is_empty()) {
             (true, _) => Ok(()),
             (false, false) => Err(keyless),
             (false, true) if from.is_empty() => Ok(()),
