@@ -25,6 +25,7 @@ pub mod json;
 pub mod keys;
 pub mod layout;
 pub mod ledger;
+pub mod link;
 pub mod reason;
 pub mod record;
 pub mod segment;

@@ -7,10 +7,11 @@ use std::process::Command;
 
 use crate::harness::{collector_binary, compactor_binary};
 
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
     "proto/DATAGRAMS.md",
+    "proto/LINKS.md",
     "deploy/README.md",
     "deploy/senders/README.md",
     "benches/README.md",

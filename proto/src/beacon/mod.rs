@@ -7,7 +7,7 @@
 //! ```text
 //!  query ─────────────┐
 //!  form, ping, lines ─┼─▶ fields: key → text ─▶ defaults, checks ─▶ event
-//!  JSON ──────────────┘
+//!  JSON, link ────────┘
 //! ```
 
 mod body;
@@ -26,16 +26,19 @@ use std::net::IpAddr;
 
 use crate::datagram::Number;
 use crate::event::{Event, Id};
+use crate::link::Link;
 use crate::reason::Front;
 use crate::time::Millis;
 
 pub use body::{Body, Judged, from_body, is_blank};
 pub use fault::{Detail, Place, Reject};
+pub(crate) use page::host;
 pub use page::site_name;
+pub(crate) use query::pairs;
 pub use query::parameter;
 pub use warnings::{Warning, warnings};
 
-use fields::Fields;
+use fields::{Fields, Name};
 
 /// The most events that one body may have.
 pub const MAX_EVENTS: usize = 1000;
@@ -43,7 +46,7 @@ pub const MAX_EVENTS: usize = 1000;
 /// The name of an event that has none.
 pub const DEFAULT_EVENT: &str = "beacon";
 
-/// The name of an event that has none and is a followed link.
+/// The name of an event that has none and is a followed link: an `<a ping>`, or a signed one.
 pub const PING_EVENT: &str = "click";
 
 /// What is known about a beacon beside its own words.
@@ -74,4 +77,20 @@ pub fn from_query<'a>(
     new_id: &mut dyn FnMut() -> Id,
 ) -> Result<Event<'a>, Reject> {
     Ok(Fields::of_query(query.as_bytes()).into_event(DEFAULT_EVENT, 0, context, new_id)?)
+}
+
+/// Makes the one event that following a signed link is. What the link does not say has the same defaults as everywhere,
+/// and its id is never the link's: everybody who follows it is an event.
+pub fn from_link<'a>(
+    link: &'a Link<'_>,
+    context: &Context<'a>,
+    new_id: &mut dyn FnMut() -> Id,
+) -> Result<Event<'a>, Reject> {
+    let mut fields = Fields::default();
+    for (name, value) in link.values() {
+        if let (Name::Known(key), Some(value)) = (Name::of(name), value) {
+            fields.put_known(key, value);
+        }
+    }
+    Ok(fields.into_event(PING_EVENT, 0, context, new_id)?)
 }

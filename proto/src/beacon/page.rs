@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// The host name of an absolute URL (<https://www.rfc-editor.org/rfc/rfc3986#section-3.2>) as it stands there,
 /// without user and port, an IPv6 address in its brackets. Empty for whatever has none: `null`, `about:blank`,
 /// a path.
-pub(super) fn host(url: &str) -> &str {
+pub(crate) fn host(url: &str) -> &str {
     let Some((scheme, rest)) = url.split_once(':') else { return "" };
     let Some(rest) = rest.strip_prefix("//") else { return "" };
     if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) {

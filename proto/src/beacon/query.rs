@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode;
 
 /// The pairs of a query string, decoded, in order. A piece without `=` has an empty value.
-pub(super) fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+pub(crate) fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     query.split(|byte| *byte == b'&').filter(|piece| !piece.is_empty()).map(|piece| {
         match piece.iter().position(|byte| *byte == b'=') {
             Some(at) => (decode(&piece[..at]), decode(&piece[at + 1..])),

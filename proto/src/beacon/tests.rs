@@ -110,6 +110,33 @@ fn a_bare_pixel_takes_everything_from_its_request() {
 }
 
 #[test]
+fn a_link_that_is_followed_is_a_click_with_an_id_of_ours() {
+    let link = Link { target: Some("https://to.example/".into()), item: Some("i".into()), ..Link::default() };
+    let event = from_link(&link, &context(), &mut new_id).expect("an event");
+    assert!(event.id.made_here);
+    let expected = json!({
+        "site": "shop.example", "event": "click", "target": "https://to.example/", "page": "https://shop.example/", "item": "i",
+        "placement": "", "visitor": "", "value": null, "id": Uuid::from_u128(7).to_string(), "age": 0, "lost": 0, "ua": "agent",
+        "received_at": "2024-02-29T00:00:00.042Z", "event_at": "2024-02-29T00:00:00.042Z",
+        "ip": "192.0.2.0", "front": "http1", "props": {},
+    });
+    assert_eq!(to_json(&event), expected);
+
+    let [site, name, placement, visitor] = ["Site", "open", "p", "v"].map(|text| Some(text.into()));
+    let link = Link { site, event: name, placement, visitor, ..link };
+    let of = |private| {
+        let event = to_json(&from_link(&link, &Context { private, ..context() }, &mut new_id).expect("an event"));
+        ["site", "event", "target", "item", "placement", "visitor"].map(|key| event[key].as_str().unwrap().to_owned())
+    };
+    assert_eq!(of(false), ["site", "open", "https://to.example/", "i", "p", "v"]);
+    assert_eq!(of(true)[5], "");
+
+    let link = Link { item: Some("x".repeat(MAX_EVENT_BYTES).into()), ..Link::default() };
+    let reject = from_link(&link, &context(), &mut new_id).expect_err("too large");
+    assert_eq!(reject.reason(), Refusal::TooLarge);
+}
+
+#[test]
 fn reserved_and_empty_keys_are_no_properties() {
     let event = pixel("ack=synced&debug=1&key=1&sig=x&=nameless&&").expect("an event");
     assert_eq!(event["props"], json!({}));
