@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tallylight_proto::beacon::{self, Body, Context, Detail, Judged, Reject};
 use tallylight_proto::datagram::Number;
+use tallylight_proto::link::Link;
 use tallylight_proto::{DatagramRefusal, Event, Front, Refusal, Shed};
 use tokio::sync::{oneshot, watch};
 
@@ -88,16 +89,25 @@ impl Door {
 
     /// A pixel: one event in a query string.
     pub fn pixel(&self, query: &str, context: &Context<'_>) -> Outcome {
+        self.one(self.look(query, context), context.front)
+    }
+
+    /// Somebody who follows a signed link: one event.
+    pub fn link(&self, link: &Link<'_>, context: &Context<'_>) -> Outcome {
+        self.one(self.look_at_link(link, context), context.front)
+    }
+
+    /// One event that nobody waits for.
+    fn one(&self, result: Result<Event<'_>, Reject>, front: Front) -> Outcome {
         let shed = self.would_shed();
-        let result = self.look(query, context);
         let mut batch = self.batch.borrow_mut();
         match (result, shed) {
             (Err(reject), _) => {
-                batch.refuse(context.front, reject.reason(), 1);
+                batch.refuse(front, reject.reason(), 1);
                 Outcome::Refused(reject)
             }
             (Ok(_), Some(reason)) => {
-                batch.shed(context.front, reason, 1);
+                batch.shed(front, reason, 1);
                 Outcome::Shed(reason)
             }
             (Ok(event), None) => {
@@ -115,6 +125,16 @@ impl Door {
     /// If it would refuse it.
     pub fn look<'a>(&self, query: &'a str, context: &Context<'a>) -> Result<Event<'a>, Reject> {
         let event = beacon::from_query(query, context, &mut || self.ids.borrow_mut().make(context.received_at))?;
+        self.admit(&event)?;
+        Ok(event)
+    }
+
+    /// What [`Door::link`] would make of this link. Counts nothing.
+    ///
+    /// # Errors
+    /// If it would refuse it.
+    pub fn look_at_link<'a>(&self, link: &'a Link<'_>, context: &Context<'a>) -> Result<Event<'a>, Reject> {
+        let event = beacon::from_link(link, context, &mut || self.ids.borrow_mut().make(context.received_at))?;
         self.admit(&event)?;
         Ok(event)
     }
@@ -398,10 +418,11 @@ mod tests {
         assert!(matches!(fixture.post(b"a=1\nnothing\na=2"), Posted::Sent { refused: 1, first: Some(_), .. }));
         assert!(matches!(fixture.post(b"[{},{},{}]"), Posted::Sent { refused: 0, first: None, .. }));
         assert!(matches!(fixture.post(b"[{},{},3]"), Posted::Refused(_)));
+        assert!(matches!(fixture.door.link(&Link::default(), &context()), Outcome::Taken));
         fixture.door.refuse(Front::Http2, Refusal::TooLarge);
         let counts = fixture.finish();
         let events = counts.fronts[Front::Http2.index()];
-        assert_eq!((events.received, events.logged), (12, 6));
+        assert_eq!((events.received, events.logged), (13, 7));
         assert_eq!(events.refused[Refusal::Malformed.index()], 5);
         assert_eq!(events.refused[Refusal::TooLarge.index()], 1);
         assert!(counts.is_balanced());
@@ -412,12 +433,13 @@ mod tests {
         let fixture = Fixture::new();
         fixture.door.close();
         assert!(matches!(fixture.door.pixel("a=1", &context()), Outcome::Shed(Shed::Draining)));
+        assert!(matches!(fixture.door.link(&Link::default(), &context()), Outcome::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"a=1\nnothing\na=2"), Posted::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"[{},{}]"), Posted::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"nothing"), Posted::Refused(_)));
         let counts = fixture.finish();
         let events = counts.events();
-        assert_eq!((events.logged, events.shed[Shed::Draining.index()]), (0, 5));
+        assert_eq!((events.logged, events.shed[Shed::Draining.index()]), (0, 6));
         assert_eq!(events.refused[Refusal::Malformed.index()], 2);
         assert!(counts.is_balanced());
     }
@@ -461,6 +483,7 @@ mod tests {
         let fixture = Fixture::new();
         assert!(fixture.door.look("a=1", &context()).is_ok());
         assert!(fixture.door.look("id=x", &context()).is_err());
+        assert!(fixture.door.look_at_link(&Link::default(), &context()).is_ok());
         assert!(fixture.finish().is_zero());
     }
 

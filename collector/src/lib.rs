@@ -35,6 +35,7 @@ pub mod phase;
 pub mod readiness;
 pub mod send;
 pub mod settings;
+pub mod sign_link;
 pub mod signals;
 pub mod sites;
 pub mod stats;

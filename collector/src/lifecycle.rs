@@ -108,6 +108,15 @@ struct Lists {
     sites: Sites,
     /// None of them: nothing can be tagged, and nothing need be.
     udp_keys: Keys,
+    /// None of them: nothing is redirected.
+    redirect_keys: Keys,
+}
+
+/// Where the workers see them.
+struct SetLists {
+    sites: watch::Sender<Arc<Sites>>,
+    udp_keys: watch::Sender<Arc<Keys>>,
+    redirect_keys: watch::Sender<Arc<Keys>>,
 }
 
 /// Runs the collector until it is told to stop.
@@ -122,6 +131,7 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
         let lists = Lists {
             sites: Sites::load(&settings.site, settings.site_file.as_deref())?,
             udp_keys: load_keys(settings.udp_key.as_deref())?,
+            redirect_keys: load_keys(settings.redirect_key.as_deref())?,
         };
         if settings.data.exists() && !settings.data.is_dir() {
             return Err(RunError::NotAFolder { data: settings.data });
@@ -210,6 +220,8 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
     let (set_phase, phase) = watch::channel(Phase::Serving);
     let (set_sites, sites) = watch::channel(Arc::new(lists.sites));
     let (set_udp_keys, udp_keys) = watch::channel(Arc::new(lists.udp_keys));
+    let (set_redirect_keys, redirect_keys) = watch::channel(Arc::new(lists.redirect_keys));
+    let set_lists = SetLists { sites: set_sites, udp_keys: set_udp_keys, redirect_keys: set_redirect_keys };
     let slots = Arc::new(Semaphore::new(max_connections));
     let Listeners { http, udp } = listeners;
     let mut threads = Vec::new();
@@ -227,21 +239,24 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
             log: log.status(),
             ids: IdMaker::new().map_err(std::io::Error::from)?,
             sites: sites.clone(),
+            redirect_keys: redirect_keys.clone(),
             slots: Arc::clone(&slots),
             stats,
             phase: phase.clone(),
         };
         threads.push(worker.start(number)?);
     }
-    let (listed, keys) = (sites.borrow().count(), udp_keys.borrow().len());
-    drop((sites, udp_keys, phase));
+    let listed = sites.borrow().count();
+    let (udp_key_count, redirect_key_count) = (udp_keys.borrow().len(), redirect_keys.borrow().len());
+    drop((sites, udp_keys, redirect_keys, phase));
     readiness.serve();
     tracing::info!(
         node,
         data = %settings.data.display(),
         workers,
         sites = listed,
-        udp_keys = keys,
+        udp_keys = udp_key_count,
+        redirect_keys = redirect_key_count,
         "listening http={} udp={} admin={}",
         listed_or_off(&http.addrs),
         listed_or_off(&udp.addrs),
@@ -252,7 +267,7 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
         tokio::select! {
             Some(error) = failures.recv() => return Err(error.into()),
             signal = signals.next() => match signal {
-                Asked::ToReload => reload(&settings, &set_sites, &set_udp_keys),
+                Asked::ToReload => reload(&settings, &set_lists),
                 Asked::ToStop => break,
             },
         }
@@ -327,20 +342,26 @@ fn load_keys(file: Option<&Path>) -> Result<Keys, KeysError> {
 }
 
 /// Reads sites and keys again; keeps the ones it has if that does not work.
-fn reload(settings: &Settings, set_sites: &watch::Sender<Arc<Sites>>, set_udp_keys: &watch::Sender<Arc<Keys>>) {
+fn reload(settings: &Settings, set: &SetLists) {
     match Sites::load(&settings.site, settings.site_file.as_deref()) {
         Ok(sites) => {
             tracing::info!(sites = sites.count(), "sites read again");
-            set_sites.send_replace(Arc::new(sites));
+            set.sites.send_replace(Arc::new(sites));
         }
         Err(error) => tracing::error!(%error, "the sites stay as they were"),
     }
-    match load_keys(settings.udp_key.as_deref()) {
+    reload_keys("udp", settings.udp_key.as_deref(), &set.udp_keys);
+    reload_keys("redirect", settings.redirect_key.as_deref(), &set.redirect_keys);
+}
+
+/// `of` is what they are for.
+fn reload_keys(of: &str, file: Option<&Path>, set: &watch::Sender<Arc<Keys>>) {
+    match load_keys(file) {
         Ok(keys) => {
-            tracing::info!(udp_keys = keys.len(), "keys read again");
-            set_udp_keys.send_replace(Arc::new(keys));
+            tracing::info!(of, keys = keys.len(), "keys read again");
+            set.send_replace(Arc::new(keys));
         }
-        Err(error) => tracing::error!(%error, "the keys stay as they were"),
+        Err(error) => tracing::error!(of, %error, "the keys stay as they were"),
     }
 }
 

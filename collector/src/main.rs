@@ -5,7 +5,7 @@ use std::process::{ExitCode, abort};
 use std::time::Duration;
 
 use tallylight_collector::settings::{Other, Settings};
-use tallylight_collector::{lifecycle, send};
+use tallylight_collector::{lifecycle, send, sign_link};
 use tallylight_service::logging;
 
 /// Time for the thread that writes log lines to write the one about a panic.
@@ -13,8 +13,10 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let settings = Settings::parse();
-    if let Some(Other::Send(args)) = &settings.other {
-        return send::run(args);
+    match &settings.other {
+        Some(Other::Send(args)) => return send::run(args),
+        Some(Other::SignLink(args)) => return sign_link::run(args),
+        None => {}
     }
     let _flush = logging::init();
     end_on_panic();

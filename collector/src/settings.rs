@@ -17,6 +17,7 @@ use tallylight_service::{ByteSize, Period};
 use thiserror::Error;
 
 use crate::send::SendArgs;
+use crate::sign_link::SignLinkArgs;
 
 /// hyper reads heads into a buffer of at least this size.
 const MIN_HEADER: u64 = 8 * 1024;
@@ -52,6 +53,11 @@ pub struct Settings {
     #[arg(long, env = "TALLYLIGHT_HTTP", value_name = "ADDR", value_delimiter = ',', help_heading = FRONT)]
     #[arg(default_value = "127.0.0.1:5000")]
     pub http: Vec<FrontAddr>,
+
+    /// File of the keys that redirects (/r) are signed with, one a line: ID HEX, # comments; read again on SIGHUP. Refused
+    /// if everybody can read it [default: nothing is redirected]
+    #[arg(long, env = "TALLYLIGHT_REDIRECT_KEY", value_name = "FILE", help_heading = FRONT)]
+    pub redirect_key: Option<PathBuf>,
 
     /// Where to take datagrams. `off` for none. Not used if UDP sockets are handed over (systemd socket activation)
     #[arg(long, env = "TALLYLIGHT_UDP", value_name = "ADDR", value_delimiter = ',', help_heading = FRONT)]
@@ -165,6 +171,11 @@ pub enum Other {
     /// Lines go out as they are, several in a datagram. Exit status 1: not all could be sent. What was lost on the
     /// way only the collector knows, if they are not --plain: see /udp/sources at its admin port.
     Send(SendArgs),
+
+    /// Prints a signed link that the collector counts and redirects, for e-mails
+    ///
+    /// How services make many of them is described in proto/LINKS.md.
+    SignLink(SignLinkArgs),
 }
 
 const FRONT: &str = "Front";
@@ -335,7 +346,7 @@ mod tests {
         let settings = parse(&[]).unwrap();
         assert_eq!(settings.http_addrs(), ["127.0.0.1:5000".parse().unwrap()]);
         assert_eq!(settings.udp_addrs(), ["127.0.0.1:5001".parse().unwrap()]);
-        assert!(settings.udp_from.is_empty() && settings.udp_key.is_none());
+        assert!(settings.udp_from.is_empty() && settings.udp_key.is_none() && settings.redirect_key.is_none());
         assert_eq!(settings.udp_receive_buffer.bytes(), 4 << 20);
         assert_eq!(settings.admin, "127.0.0.1:9600".parse().unwrap());
         assert_eq!(settings.data, PathBuf::from("./data"));

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tallylight_proto::keys::Keys;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -26,6 +27,7 @@ use crate::phase::{Phase, Watch};
 use crate::sites::Sites;
 use crate::stats::WorkerStats;
 use crate::udp::{Admission, Receiver, UdpFront};
+use crate::watched::Watched;
 
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -58,6 +60,8 @@ pub struct Worker {
     pub ids: IdMaker,
     /// The sites whose events are taken.
     pub sites: watch::Receiver<Arc<Sites>>,
+    /// The keys that redirects are signed with.
+    pub redirect_keys: watch::Receiver<Arc<Keys>>,
     /// Connections that may still be served, of all workers.
     pub slots: Arc<Semaphore>,
     /// What it counts.
@@ -91,6 +95,7 @@ impl Worker {
             let (set_phase, phase) = watch::channel(Phase::Serving);
             let shared = Rc::new(Shared {
                 options: self.options,
+                redirect_keys: Watched::new(self.redirect_keys),
                 door: Rc::clone(&door),
                 stats: self.stats,
                 phase: Watch::new(phase),

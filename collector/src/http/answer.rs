@@ -26,12 +26,21 @@ pub struct Answer {
     refused: Option<HeaderValue>,
     extra: &'static [(HeaderName, &'static str)],
     retry_after: Option<&'static str>,
+    location: Option<HeaderValue>,
 }
 
 impl Answer {
     /// This status and nothing more.
     pub fn status(status: StatusCode) -> Self {
-        Self { status, body: Bytes::new(), content_type: None, refused: None, extra: &[], retry_after: None }
+        Self {
+            status,
+            body: Bytes::new(),
+            content_type: None,
+            refused: None,
+            extra: &[],
+            retry_after: None,
+            location: None,
+        }
     }
 
     /// `204`
@@ -63,6 +72,16 @@ impl Answer {
             refused: Some(HeaderValue::from_static(word)),
             ..Self::no_content()
         }
+    }
+
+    /// A refusal for somebody who reads it in a browser.
+    pub fn refused_with_page(status: StatusCode, word: &'static str, html: String) -> Self {
+        Self { status, ..Self::content("text/html; charset=utf-8", html) }.with_refused(word)
+    }
+
+    /// `302` to this address.
+    pub fn found(location: HeaderValue) -> Self {
+        Self { location: Some(location), ..Self::status(StatusCode::FOUND) }
     }
 
     /// An event, or all events, refused by the door.
@@ -135,6 +154,9 @@ impl Answer {
         }
         for (name, value) in self.extra {
             put(name.clone(), value);
+        }
+        if let Some(location) = self.location {
+            headers.insert(header::LOCATION, location);
         }
         let allowed = origin.unwrap_or(const { HeaderValue::from_static("*") });
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);

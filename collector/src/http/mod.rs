@@ -3,10 +3,11 @@
 //! ```text
 //!  connection ──▶ answer ─┬─ GET  /api/beacon ──▶ pixel ─┬─▶ door
 //!                         ├─ POST /api/beacon ──▶ post ──┘
+//!                         ├─ GET  /r          ──▶ redirect ──▶ door
 //!                         └─ OPTIONS, /demo/, whatever else
 //! ```
 //!
-//! The rule kept here: a request for a beacon reaches the door exactly once; any other request never does.
+//! The rule kept here: a request for a beacon or a redirect reaches the door exactly once; any other request never does.
 //! 404, 405, preflights, HEAD and `debug=1` are no events.
 
 mod answer;
@@ -17,6 +18,7 @@ mod payload;
 mod peer;
 mod pixel;
 mod post;
+mod redirect;
 mod replay;
 
 use std::borrow::Cow;
@@ -32,6 +34,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use tallylight_proto::beacon::Context;
+use tallylight_proto::keys::Keys;
 use tallylight_proto::{Front, Refusal};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -40,6 +43,7 @@ use crate::clock;
 use crate::door::Door;
 use crate::phase::Watch;
 use crate::stats::WorkerStats;
+use crate::watched::Watched;
 
 pub use connection::serve;
 pub use peer::Peers;
@@ -67,6 +71,8 @@ pub struct Options {
 pub struct Shared {
     /// The settings.
     pub options: Options,
+    /// Keys that verify redirects; none: nothing is redirected.
+    pub redirect_keys: Watched<Keys>,
     /// The worker's door.
     pub door: Rc<Door>,
     /// What the worker counts.
@@ -151,6 +157,8 @@ async fn route(shared: &Shared, peer: IpAddr, parts: &Parts, body: &mut Incoming
             _ if path == "/api/beacon" => wrong_method(&BEACON_METHODS),
             _ => wrong_method(&PIXEL_METHODS),
         },
+        "/r" if is_get => redirect::answer(shared, &Facts::of(shared, peer, parts), *method == Method::HEAD),
+        "/r" => wrong_method(&PAGE_METHODS),
         path if shared.options.demo && path.starts_with("/demo") => match demo::page(path) {
             Some(page) if is_get => page,
             Some(_) => wrong_method(&PAGE_METHODS),
@@ -175,7 +183,7 @@ fn large_head(shared: &Shared, parts: &Parts) -> Answer {
             shared.door.refuse(front(parts), Refusal::TooLarge);
             answer.with_pixel()
         }
-        ("/api/beacon", &Method::POST) => {
+        ("/api/beacon", &Method::POST) | ("/r", &Method::GET) => {
             shared.door.refuse(front(parts), Refusal::TooLarge);
             answer
         }

@@ -255,6 +255,7 @@ mod tests {
     use crate::log::{Appender, Batch};
     use crate::phase::{Phase, Watch};
     use crate::settings::IpMode;
+    use crate::watched::Watched;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -272,6 +273,7 @@ mod tests {
         fn new(room: usize) -> Self {
             let (appender, batches) = Appender::to_nobody(room);
             let (_, sites) = watch::channel(Arc::default());
+            let (_, redirect_keys) = watch::channel(Arc::default());
             let (set_phase, phase) = watch::channel(Phase::Serving);
             let shared = Rc::new(Shared {
                 options: Options {
@@ -282,6 +284,7 @@ mod tests {
                     idle_timeout: PATIENCE,
                     body_timeout: PATIENCE,
                 },
+                redirect_keys: Watched::new(redirect_keys),
                 door: Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)),
                 stats: Arc::default(),
                 phase: Watch::new(phase),

@@ -12,7 +12,7 @@ use crate::harness::{
 use crate::http::{Connection, Fixture, post};
 
 /// Kills the process when dropped.
-struct Killed(Child);
+pub struct Killed(pub Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -22,7 +22,7 @@ impl Drop for Killed {
     }
 }
 
-fn command(data: &Path, admin: SocketAddr, flags: &[&str]) -> Command {
+pub fn command(data: &Path, admin: SocketAddr, flags: &[&str]) -> Command {
     let mut command = Command::new(collector_binary());
     command.arg("--data").arg(data).args(["--admin", &admin.to_string(), "--udp=off"]).args(flags);
     command
@@ -167,7 +167,8 @@ fn a_taken_port_and_unusable_arguments_are_told_apart() {
         (["--segment-size", "1KiB"], 2, "--segment-size"),
         (["--site-file", empty.to_str().unwrap()], 2, "no site"),
         (["--site-file", "/nonexistent/file"], 2, "/nonexistent/file"),
-        (["--redirect-key", "/nonexistent/file"], 2, "--redirect-key"),
+        (["--redirect-key", "/nonexistent/file"], 2, "/nonexistent/file"),
+        (["--tls-cert", "/nonexistent/file"], 2, "--tls-cert"),
     ] {
         let (ended, text) = refused(&data, &flags);
         assert_eq!(ended, Some(code), "{flags:?}: {text}");

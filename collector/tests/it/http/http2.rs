@@ -11,11 +11,14 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tallylight_proto::link::Link;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::Fixture;
+use crate::harness::datagrams::key;
 use crate::harness::{PATIENCE, wait_for};
+use crate::udp::key_file;
 
 type Sender = SendRequest<Full<Bytes>>;
 
@@ -64,7 +67,12 @@ fn beacons_come_over_http2_too_many_at_a_time() {
 
 #[test]
 fn answers_over_http2_are_those_of_http1() {
-    let fixture = Fixture::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (line, key) = key(7, 1);
+    let file = key_file(&folder, &line);
+    let fixture = Fixture::start(&["--redirect-key", file.to_str().unwrap()]);
+    let link = Link { target: Some("https://a.example/".into()), ..Link::default() };
+    let link = format!("/r?{}", link.to_query(&key).unwrap());
     run(async {
         let mut sender = connect(&fixture).await;
         for (method, path, body, status) in [
@@ -74,6 +82,8 @@ fn answers_over_http2_are_those_of_http1() {
             ("PUT", "/api/beacon", vec![], 405),
             ("HEAD", "/api/beacon", vec![], 200),
             ("OPTIONS", "/api/beacon", vec![], 204),
+            ("GET", &link, vec![], 302),
+            ("GET", "/r?target=https://a.example/", vec![], 403),
             ("POST", "/api/beacon?ack=synced", b"a=1".to_vec(), 204),
         ] {
             let response = send(&mut sender, method, path, body).await.unwrap();
@@ -83,7 +93,7 @@ fn answers_over_http2_are_those_of_http1() {
             response.into_body().collect().await.unwrap();
         }
     });
-    fixture.assert_ledger([3, 1, 2]);
+    fixture.assert_ledger([5, 2, 3]);
 }
 
 /// A body that takes its time.

@@ -5,6 +5,8 @@ mod bodies;
 mod connections;
 mod hostile;
 mod http2;
+mod redirect;
+mod sign_link;
 mod visitors;
 
 use std::io::{BufRead, BufReader, Read, Write};
