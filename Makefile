@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test test-env fmt lint bench-log bench-udp clean
+.PHONY: help build run test test-env client fmt lint bench-log bench-udp clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,6 +21,10 @@ test: test-env ## installs what the tests need, then runs all of them
 
 test-env: ## what the tests need from Debian, PyPI and npm, in .test-env
 	@deploy/test-env.sh
+
+client: test-env ## makes collector/client/beacon.min.js from beacon.js
+	node collector/client/minify.mjs "$${TALLYLIGHT_TEST_ENV:-.test-env}/node_modules" > collector/client/beacon.min.js.new
+	@mv collector/client/beacon.min.js.new collector/client/beacon.min.js
 
 fmt: ## formats the code
 	cargo fmt --all

@@ -92,15 +92,7 @@
       click.isTrusted && click.button < 2 && /^http/.test(target) &&
         (settings.links || location.host) != target.host && send('click', {target}, elements);
 
-    // The page's stub keeps calls in `q`, if it has any. Of a client that was here before, `q` is 0.
-    var before = self[name];
-    if (before?.q !== 0) {
-      var api = self[name] = (event, fields) => whenSeen(() => send(event, fields, []));
-      api.q = 0;
-      before?.q?.map(call => api(...call));
-    }
-
-    // the same script twice is one
+    // The same script twice is one. What waits is sent before anything new is made.
     self[prefix] ||= whenSeen(() => {
       on('click', onClick);
       on('auxclick', onClick);
@@ -109,5 +101,13 @@
       on('pageshow', event => event.persisted && send());
       return send();
     }) || 1;
+
+    // The page's stub keeps calls in `q`, if it has any. Of a client that was here before, `q` is 0.
+    var before = self[name];
+    if (before?.q !== 0) {
+      var api = self[name] = (event, fields) => whenSeen(() => send(event, fields, []));
+      api.q = 0;
+      before?.q?.map(call => api(...call));
+    }
   } catch {}
 })();

@@ -17,7 +17,7 @@ use crate::keys::{self, KeysError};
 #[derive(Args, Clone, Debug)]
 pub struct SignLinkArgs {
     /// Key file, as the collector's --redirect-key; the first key signs
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, alias = "redirect-key", value_name = "FILE")]
     pub key: PathBuf,
 
     /// Where visitors reach the collector, without /r: `https://collector.example`

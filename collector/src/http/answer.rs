@@ -1,7 +1,7 @@
 //! Answers: a status, a few static headers, and those that every answer has.
 //!
-//! The rule kept here: each answer can be read by any page (CORS), is cached by nobody, sets no cookie, and says
-//! in `Tallylight-Refused` why it is not what was asked for.
+//! The rule kept here: each answer can be read by any page (CORS), sets no cookie, is cached by nobody unless it says so
+//! itself, and says in `Tallylight-Refused` why it is not what was asked for.
 
 use std::fmt::Display;
 
@@ -26,7 +26,10 @@ pub struct Answer {
     refused: Option<HeaderValue>,
     extra: &'static [(HeaderName, &'static str)],
     retry_after: Option<&'static str>,
-    location: Option<HeaderValue>,
+    /// A header that no other answer has.
+    own: Option<(HeaderName, HeaderValue)>,
+    /// Whoever asks may keep it and give it to others: it says nothing of who asked.
+    is_for_everybody: bool,
 }
 
 impl Answer {
@@ -39,7 +42,8 @@ impl Answer {
             refused: None,
             extra: &[],
             retry_after: None,
-            location: None,
+            own: None,
+            is_for_everybody: false,
         }
     }
 
@@ -81,7 +85,7 @@ impl Answer {
 
     /// `302` to this address.
     pub fn found(location: HeaderValue) -> Self {
-        Self { location: Some(location), ..Self::status(StatusCode::FOUND) }
+        Self::status(StatusCode::FOUND).with_own(header::LOCATION, location)
     }
 
     /// An event, or all events, refused by the door.
@@ -126,6 +130,16 @@ impl Answer {
         Self { extra, ..self }
     }
 
+    /// With this header, which is its own.
+    pub fn with_own(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self { own: Some((name, value)), ..self }
+    }
+
+    /// The same for whoever asks, so that caches may share it.
+    pub fn for_everybody(self) -> Self {
+        Self { is_for_everybody: true, ..self }
+    }
+
     /// The first digit of its status.
     pub fn class(&self) -> u16 {
         self.status.as_u16() / 100
@@ -134,7 +148,7 @@ impl Answer {
     /// The answer as it is sent to a page of this origin. `headers` are the request's, used again for their
     /// memory; with `is_head` the body stays here.
     pub fn into_response(self, mut headers: HeaderMap, is_head: bool) -> Response<Full<Bytes>> {
-        let origin = headers.remove(header::ORIGIN);
+        let origin = headers.remove(header::ORIGIN).filter(|_| !self.is_for_everybody);
         headers.clear();
         let mut put =
             |name: HeaderName, value: &'static str| drop(headers.insert(name, HeaderValue::from_static(value)));
@@ -155,8 +169,8 @@ impl Answer {
         for (name, value) in self.extra {
             put(name.clone(), value);
         }
-        if let Some(location) = self.location {
-            headers.insert(header::LOCATION, location);
+        if let Some((name, value)) = self.own {
+            headers.insert(name, value);
         }
         let allowed = origin.unwrap_or(const { HeaderValue::from_static("*") });
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);

@@ -1,18 +1,84 @@
-//! `/demo/`: a small bookshop to try Tallylight with, compiled into the program.
+//! `/demo/`: a small bookshop to try Tallylight with, compiled into the program, and a page for each way of sending.
+//!
+//! The rule kept here: each page says by its Content-Security-Policy what it may do, and that is no more than the pages
+//! of a strict customer may.
 
-use http::{HeaderName, StatusCode, header};
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use base64ct::{Base64, Encoding};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use sha2::{Digest, Sha256};
+use tallylight_proto::link::Link;
 
 use super::answer::Answer;
+use super::html::escaped;
+use super::{Shared, script};
 
-const SHOP: &str = include_str!("../demo/index.html");
+/// What all pages may do.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Asked for again each time, but not `no-store`, which would keep pages out of the back/forward cache.
+static FRESH: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-cache")];
 /// The page's links are relative to its folder.
 static TO_SHOP: [(HeaderName, &str); 1] = [(header::LOCATION, "/demo/")];
 
-/// The page at a path, if there is one.
-pub(super) fn page(path: &str) -> Option<Answer> {
-    match path {
-        "/demo/" | "/demo/index.html" => Some(Answer::content("text/html; charset=utf-8", SHOP)),
-        "/demo" => Some(Answer::status(StatusCode::PERMANENT_REDIRECT).with(&TO_SHOP)),
-        _ => None,
+/// The policy that allows the client where it stands in the page itself, and no other script.
+static INLINE: LazyLock<String> =
+    LazyLock::new(|| format!("'sha256-{}'", Base64::encode_string(&Sha256::digest(script::NEWEST))));
+
+/// What is at a path, if it is one of the shop's.
+pub(super) fn answer(shared: &Shared, parts: &Parts) -> Option<Answer> {
+    let name = parts.uri.path().strip_prefix("/demo")?;
+    let page = |html: Cow<'static, str>, script_src: &str| {
+        let policy = format!("{POLICY}; script-src {script_src}");
+        let policy = HeaderValue::try_from(policy).expect("words and base64 are a header");
+        Answer::content("text/html; charset=utf-8", html.into_owned()).with_own(header::CONTENT_SECURITY_POLICY, policy)
+    };
+    let fixed = |html: &'static str, script_src| page(Cow::Borrowed(html), script_src);
+    let answer = match name {
+        "" => return Some(Answer::status(StatusCode::PERMANENT_REDIRECT).with(&TO_SHOP)),
+        "/" | "/index.html" => fixed(include_str!("../demo/index.html"), "'self'"),
+        "/shop.css" => Answer::content("text/css; charset=utf-8", include_str!("../demo/shop.css")),
+        "/shop.js" => Answer::content("text/javascript; charset=utf-8", include_str!("../demo/shop.js")),
+        "/inline.html" => {
+            let html = include_str!("../demo/inline.html").replace("{origin}", &escaped(&origin(parts)));
+            page(html.replace("{client}", script::NEWEST).into(), &INLINE)
+        }
+        "/noscript.html" => fixed(include_str!("../demo/noscript.html"), "'none'"),
+        "/ping.html" => fixed(include_str!("../demo/ping.html"), "'none'"),
+        "/mail.html" => {
+            page(include_str!("../demo/mail.html").replace("{link}", &signed_link(shared, parts)).into(), "'none'")
+        }
+        // what they do is done in attributes
+        "/image-on-click.html" => fixed(include_str!("../demo/image-on-click.html"), "'unsafe-inline'"),
+        "/image-first.html" => fixed(include_str!("../demo/image-first.html"), "'unsafe-inline'"),
+        _ => return None,
+    };
+    Some(answer.with(&FRESH))
+}
+
+/// Where the visitor found this collector, as far as it knows.
+fn origin(parts: &Parts) -> String {
+    let named = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = named.or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
+    format!("http://{}", host.unwrap_or("localhost"))
+}
+
+/// A link as it would stand in a letter, or why there is none.
+fn signed_link(shared: &Shared, parts: &Parts) -> String {
+    shared.redirect_keys.refresh();
+    let keys = shared.redirect_keys.get();
+    let link = Link {
+        site: Some("bookshop".into()),
+        target: Some(format!("{}/demo/?book=salt-and-barley", origin(parts)).into()),
+        item: Some("salt-and-barley".into()),
+        placement: Some("letter".into()),
+        ..Link::default()
+    };
+    match keys.signing().and_then(|key| link.to_query(key).ok()) {
+        Some(query) => format!("<a class=\"back\" href=\"/r?{}\">Salt and Barley</a>", escaped(&query)),
+        None => "(a link, if the collector had a key to sign it with: <code>--redirect-key</code>)".to_owned(),
     }
 }

@@ -4,7 +4,7 @@
 //!  connection ──▶ answer ─┬─ GET  /api/beacon ──▶ pixel ─┬─▶ door
 //!                         ├─ POST /api/beacon ──▶ post ──┘
 //!                         ├─ GET  /r          ──▶ redirect ──▶ door
-//!                         └─ OPTIONS, /demo/, whatever else
+//!                         └─ OPTIONS, /beacon.js, /demo/, whatever else
 //! ```
 //!
 //! The rule kept here: a request for a beacon or a redirect reaches the door exactly once; any other request never does.
@@ -14,12 +14,14 @@ mod answer;
 mod connection;
 mod debug;
 mod demo;
+mod html;
 mod payload;
 mod peer;
 mod pixel;
 mod post;
 mod redirect;
 mod replay;
+mod script;
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -159,12 +161,14 @@ async fn route(shared: &Shared, peer: IpAddr, parts: &Parts, body: &mut Incoming
         },
         "/r" if is_get => redirect::answer(shared, &Facts::of(shared, peer, parts), *method == Method::HEAD),
         "/r" => wrong_method(&PAGE_METHODS),
-        path if shared.options.demo && path.starts_with("/demo") => match demo::page(path) {
-            Some(page) if is_get => page,
-            Some(_) => wrong_method(&PAGE_METHODS),
-            None => unknown_path(),
-        },
-        _ => unknown_path(),
+        path => {
+            let page = if shared.options.demo { demo::answer(shared, parts) } else { None };
+            match page.or_else(|| script::answer(path, &parts.headers)) {
+                Some(page) if is_get => page,
+                Some(_) => wrong_method(&PAGE_METHODS),
+                None => unknown_path(),
+            }
+        }
     }
 }
 

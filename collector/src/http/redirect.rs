@@ -11,6 +11,7 @@ use tallylight_proto::link::{self, Claim};
 use tallylight_proto::{Refusal, Shed};
 
 use super::answer::Answer;
+use super::html::escaped;
 use super::{Facts, Shared};
 use crate::door::Outcome;
 
@@ -93,33 +94,4 @@ fn page(status: StatusCode, reason: Refusal, claim: &Claim<'_>) -> Answer {
     };
     html.push_str("</body>\n</html>\n");
     Answer::refused_with_page(status, reason.label(), html).with(&PAGE_HEADERS)
-}
-
-/// Text that is text wherever it stands in HTML.
-fn escaped(text: &str) -> String {
-    let mut html = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => html.push_str("&amp;"),
-            '<' => html.push_str("&lt;"),
-            '>' => html.push_str("&gt;"),
-            '"' => html.push_str("&quot;"),
-            '\'' => html.push_str("&#39;"),
-            character if character.is_control() => html.push(char::REPLACEMENT_CHARACTER),
-            character => html.push(character),
-        }
-    }
-    html
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_in_html_stays_text() {
-        let text = "\"><script>alert('1 & 2')</script>\0\r\né";
-        let expected = "&quot;&gt;&lt;script&gt;alert(&#39;1 &amp; 2&#39;)&lt;/script&gt;\u{fffd}\u{fffd}\u{fffd}é";
-        assert_eq!(escaped(text), expected);
-    }
 }

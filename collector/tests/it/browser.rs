@@ -1,5 +1,6 @@
 //! A real browser in front of a real collector, at the address that the pages name literally.
 
+use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -23,10 +24,13 @@ fn browse(scenario: &str) -> Vec<Value> {
     stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-/// The events of a log, once there are as many as awaited.
+/// The events of a log, once there are as many as awaited. A click that led to a page of the same site may be there
+/// again: the page that sent it was gone before the answer came, so the next one sends it once more.
 fn events(data: &Path, count: usize) -> Vec<Value> {
     let events = wait_for(&format!("{count} events in the log"), || {
-        let events = inspect(data);
+        let mut events = inspect(data);
+        let mut ids = HashSet::new();
+        events.retain(|event| ids.insert(event["id"].to_string()));
         (events.len() >= count).then_some(events)
     });
     assert_eq!(events.len(), count, "{events:#?}");
@@ -113,7 +117,7 @@ fn a_click_in_the_demo_bookshop_is_in_the_log(addr: SocketAddr) {
         assert_eq!(click["placement"], "recommended", "{click:#}");
         assert_eq!(click["target"], story["href"], "{click:#}");
         assert_eq!(click["page"], "http://localhost:5000/demo/", "{click:#}");
-        assert_eq!(click["site"], "localhost", "{click:#}");
+        assert_eq!(click["site"], "bookshop", "{click:#}");
         assert!(click["id"].is_string(), "{click:#}");
     }
     assert_eq!(events.iter().filter(|event| event["event"] == "view").count(), 4, "{events:#?}");

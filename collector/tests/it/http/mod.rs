@@ -6,6 +6,7 @@ mod connections;
 mod hostile;
 mod http2;
 mod redirect;
+mod script;
 mod sign_link;
 mod visitors;
 
