@@ -38,12 +38,12 @@
     var age = key => performance.now() - age[key] || new Date - ('0x' + key.slice(-32, -20));
 
     // With elements, makes an event and sends it; without, sends again what waits.
-    var send = async (event, fields, elements, room = 50000, lost = 0) => {
-      // Those that may still be sent, the newest first: ids begin with their time. The others are given up, and the event
-      // that is being made says how many they are. 5 days, because the collector knows an id for 7; 50,000 bytes,
-      // because all that a page sends while it goes away shares 64 KiB.
-      var keys = Object.keys(spool).sort().reverse().filter(key => !key.indexOf(prefix) && (
-        age(key) < 432e6 && (room -= spool[key].length) > 0 ||
+    var send = async (event, fields, elements, room = 30000, lost = 0) => {
+      // Those that may still be sent. The others are given up, and the event that is being made says how many they are:
+      // after 5 days, because the collector knows an id for 7, and beyond 30,000 bytes, because all that a page sends
+      // while it goes away shares 64 KiB, and most of that is the page's own.
+      var keys = Object.keys(spool).filter(key => !key.indexOf(prefix) && (
+        age(key) < 432e6 && room > spool[key].length && (room -= spool[key].length) ||
         elements && (lost -= ~spool[key].match(/\d+/), !delete spool[key])));
       if (elements) {
         // a UUID of version 7; what is added to the time makes it 12 digits with a 1 before them, whatever the clock says
@@ -52,8 +52,10 @@
         // `lost` stands first, which is where it is looked for above
         var words = {lost, id, event, site: settings.site ?? '', page: location.origin + location.pathname};
         for (var word of ['item', 'placement', 'value', 'visitor']) {
-          [...elements, script].map(element => words[word] ||= element.dataset?.[word] ?? '');
+          [...elements, script].map(element => words[word] ||= element.dataset[word] ?? '');
         }
+        // the word is a common one for other things: what is no number, or too large, would cost the click
+        words.value < 9e9 || (words.value = '');
         for (word in fields) words[word] = fields[word] ?? '';
         var text = '' + new URLSearchParams(words);
         try {
@@ -64,8 +66,7 @@
         age[key] = performance.now();
         keys = [key];
       }
-      var lines = keys.map(key => spool[key] + '&age=' + age(key));
-      var body = lines.join('\n');
+      var body = keys.map(key => spool[key] + '&age=' + age(key)).join('\n');
       try {
         // the first time the page may be about to go, and would take a request without keepalive with it
         if (!elements || 'keepalive' in Request.prototype) {
@@ -74,8 +75,8 @@
             keys.map(key => delete spool[key]);
         }
       } catch {}
-      // Whether this arrives nobody says, so it is not forgotten.
-      navigator.sendBeacon?.(collector, body) || lines.map(line => new Image().src = collector + '?' + line);
+      // Whether this arrives nobody says, so it is not forgotten; and what is not new has been tried before.
+      navigator.sendBeacon?.(collector, body) || elements && (new Image().src = collector + '?' + body);
     };
 
     // One listener for all links, those to come and those in open shadow roots included. Given the click alone: the others
@@ -83,24 +84,24 @@
     var onClick = (
       click,
       link,
-      // the link and what is around it
-      elements = click.composedPath().filter(element => link ||= element.matches?.(':any-link') && element),
+      // the link and what is around it, up to the document
+      elements = click.composedPath().filter(element => element.matches && (link ||= element.matches(':any-link') && element)),
       // in SVG, an href is an object
-      target = new URL(link.href.baseVal || link.href, location)
+      target = new URL(link.href.baseVal || link.href, link.baseURI)
     ) =>
-      // A script's click is nobody's. The middle button is 1. No host is called `all`.
+      // A script's click is nobody's. The middle button is 1. No host is called `all`. The same script twice is one.
       click.isTrusted && click.button < 2 && /^http/.test(target) &&
-        (settings.links || location.host) != target.host && send('click', {target}, elements);
+        (settings.links || location.host) != target.host && (click[prefix] ||= send('click', {target}, elements));
 
-    // The same script twice is one. What waits is sent before anything new is made.
-    self[prefix] ||= whenSeen(() => {
+    // What waits is sent before anything new is made.
+    whenSeen(() => {
       on('click', onClick);
       on('auxclick', onClick);
       on('online', send);
       // back from the back/forward cache
       on('pageshow', event => event.persisted && send());
       return send();
-    }) || 1;
+    });
 
     // The page's stub keeps calls in `q`, if it has any. Of a client that was here before, `q` is 0.
     var before = self[name];
