@@ -10,10 +10,12 @@
 // each test binary uses another part
 #![allow(dead_code, unused_imports)]
 
+pub mod browser;
 mod chance;
 pub mod datagrams;
 mod http;
 mod pace;
+pub mod site;
 mod sources;
 
 use std::env;
@@ -83,6 +85,16 @@ impl Collector {
     /// Starts one that takes beacons at a given address.
     pub fn start_at(http: SocketAddr, data: &Path, flags: &[&str]) -> Self {
         Self::start_with(&["--http", &http.to_string()], http, data, flags)
+    }
+
+    /// Starts one at a given address that wants more room than any disk has, and so sheds all that comes.
+    pub fn start_without_room_at(http: SocketAddr, data: &Path) -> Self {
+        let (udp, admin) = (free_addr(), free_addr());
+        let own = ["--http", &http.to_string(), "--udp", &udp.to_string(), "--reserve", "100TiB"];
+        let flags = own.map(str::to_owned).to_vec();
+        let mut process = Self::spawn(admin, data, &flags);
+        process.wait_ready_or_not();
+        Self { http, udp, data: data.to_owned(), flags, process }
     }
 
     /// Starts one on free ports, with its stderr where the caller says.
@@ -370,9 +382,18 @@ impl Process {
     }
 
     fn wait_ready(&mut self) {
+        self.wait_for_readyz(|reply| reply.status == 200);
+    }
+
+    /// Until it serves, if only to say that it can take nothing.
+    fn wait_ready_or_not(&mut self) {
+        self.wait_for_readyz(|reply| reply.status == 200 || reply.text().contains("disk"));
+    }
+
+    fn wait_for_readyz(&mut self, is_so: impl Fn(&Reply) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if try_request(self.admin, "GET", "/readyz", &[], b"").is_ok_and(|reply| reply.status == 200) {
+            if try_request(self.admin, "GET", "/readyz", &[], b"").is_ok_and(|reply| is_so(&reply)) {
                 return;
             }
             if let Some(status) = self.ended() {

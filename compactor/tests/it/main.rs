@@ -6,6 +6,7 @@
 #[path = "../../../collector/tests/harness/mod.rs"]
 mod harness;
 
+mod browsers;
 mod client;
 mod crowd;
 mod deploy;
