@@ -52,6 +52,12 @@ impl Page {
         self
     }
 
+    /// With one text for another in its body.
+    pub fn replacing(mut self, this: &str, that: &str) -> Self {
+        self.body = self.body.replace(this, that);
+        self
+    }
+
     /// That takes so long to be made.
     pub fn after(self, delay: Duration) -> Self {
         Self { delay, ..self }

@@ -7,6 +7,7 @@
 mod harness;
 
 mod browser;
+mod client;
 mod http;
 mod lifecycle;
 mod log;

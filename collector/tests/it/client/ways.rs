@@ -1,0 +1,1 @@
+//! Other ways in: the pages of the demo.
