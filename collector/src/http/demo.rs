@@ -18,7 +18,7 @@ use super::{Shared, script};
 
 /// What all pages may do.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                      base-uri 'none'; form-action 'none'";
 /// Asked for again each time, but not `no-store`, which would keep pages out of the back/forward cache.
 static FRESH: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-cache")];
 /// The page's links are relative to its folder.

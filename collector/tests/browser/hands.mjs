@@ -338,7 +338,8 @@ class Hands {
     await must(`another page (${far})`, until(PATIENCE, async () => {
       if (failed) throw failed;
       const { id, state } = await this.#document(tab);
-      return id !== undefined && id !== before && FAR_ENOUGH[far].includes(state);
+      // a new tab of Firefox is blank twice
+      return id !== undefined && id !== before && !id.endsWith('about:blank') && FAR_ENOUGH[far].includes(state);
     }));
   }
 

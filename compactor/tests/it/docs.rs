@@ -7,11 +7,12 @@ use std::process::Command;
 
 use crate::harness::{collector_binary, compactor_binary};
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "proto/DATAGRAMS.md",
     "proto/LINKS.md",
+    "collector/client/README.md",
     "deploy/README.md",
     "deploy/senders/README.md",
     "benches/README.md",
