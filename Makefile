@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test test-env client fmt lint bench-log bench-udp clean
+.PHONY: help build run test test-env browsers client fmt lint bench-log bench-udp clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,6 +21,12 @@ test: test-env ## installs what the tests need, then runs all of them
 
 test-env: ## what the tests need from Debian, PyPI and npm, in .test-env
 	@deploy/test-env.sh
+
+# Clicks of each kind in each state: make browsers CLICKS=20
+CLICKS ?= 8
+browsers: test-env ## clicks in Chromium, Firefox and WebKitGTK while the collector is in every state, as a table (CLICKS=number)
+	@deploy/test-env.sh webkit
+	CLICKS=$(CLICKS) cargo test -p tallylight-compactor --test it browsers::matrix -- --include-ignored --nocapture --test-threads=1
 
 client: test-env ## makes collector/client/beacon.min.js from beacon.js
 	node collector/client/minify.mjs "$${TALLYLIGHT_TEST_ENV:-.test-env}/node_modules" > collector/client/beacon.min.js.new

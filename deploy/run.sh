@@ -56,8 +56,12 @@ wait_ready() { # name, pid, admin address
     done
 }
 
+# what the demo signs its links in e-mails with: nobody else's
+key=$data/redirect.key
+[ -e "$key" ] || (umask 077 && echo "1 $(od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n')" >"$key")
+
 # setsid: the terminal's Ctrl-C is for this script, which then tells each of them once
-setsid "$bin/tallylight-collector" --demo --http "$http" --udp "$udp" --admin "$collector_admin" --data "$data" &
+setsid "$bin/tallylight-collector" --demo --redirect-key "$key" --http "$http" --udp "$udp" --admin "$collector_admin" --data "$data" &
 collector=$!
 wait_ready collector $collector "$collector_admin"
 setsid "$bin/tallylight-compactor" --follow --every 2s --admin "$compactor_admin" --data "$data" &
@@ -69,6 +73,7 @@ cat <<TEXT
   Tallylight runs. Click a book, then look at the hourly file two seconds later.
 
   demo bookshop      http://$http/demo/
+  the client         http://$http/beacon.js
   beacon             http://$http/api/beacon?event=hello      (&debug=1 shows how it is understood)
   datagrams          $udp      (echo 'event=hello' > /dev/udp/${udp/:/\/})
   collector's admin  http://$collector_admin/metrics          also /healthz, /readyz, /udp/sources

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Installs what `make test` needs besides Rust and a C compiler: Debian's chromium, prometheus and systemd, and
+# Installs what `make test` needs besides Rust and a C compiler: Debian's chromium, firefox, prometheus and systemd, and
 # pinned packages from PyPI and npm in .test-env/. Does nothing, quickly, where all of it is there.
+#
+#   deploy/test-env.sh [webkit]     webkit: what `make browsers` needs, too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 env_dir=${TALLYLIGHT_TEST_ENV:-$PWD/.test-env}
 
 # readers that share no code with what they read
 python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0)
-npm_packages=(puppeteer-core@25.16.0 playwright-core@1.65.1 uglify-js@3.19.3)
-# chromium: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units;
+npm_packages=(puppeteer-core@25.16.0 uglify-js@3.19.3)
+# chromium, firefox: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units;
 # php: the sender in deploy/senders; openssl: the example of proto/LINKS.md
 debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-cli php-apcu openssl)
+if [ "${1:-}" = webkit ]; then debian_packages+=(webkit2gtk-driver xvfb); fi
 command -v node >/dev/null && command -v npm >/dev/null || debian_packages+=(nodejs npm)
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
