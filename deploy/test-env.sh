@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
-# Installs what `make test` needs besides Rust and a C compiler: Debian's chromium, firefox, prometheus and systemd, and
+# Installs what `make test` needs besides Rust and a C compiler: Debian's browsers, prometheus and systemd, and
 # pinned packages from PyPI and npm in .test-env/. Does nothing, quickly, where all of it is there.
 #
-#   deploy/test-env.sh [webkit]     webkit: what `make browsers` needs, too
+#   test-env.sh            what `make test` needs
+#   test-env.sh webkit     what `make browsers` needs, too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 env_dir=${TALLYLIGHT_TEST_ENV:-$PWD/.test-env}
+case "${1:-}" in "" | webkit) ;; *) echo "test-env: not known: $1" >&2; exit 2 ;; esac
 
 # readers that share no code with what they read
 python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0)
-npm_packages=(puppeteer-core@25.16.0 uglify-js@3.19.3)
-# chromium, firefox: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units;
+# puppeteer-core: the browser tests, by its last version that runs in Debian's nodejs; uglify-js: the client as pages have it
+npm_packages=(puppeteer-core@24.43.1 uglify-js@3.19.3)
+# chromium, firefox-esr: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units;
 # php: the sender in deploy/senders; openssl: the example of proto/LINKS.md
 debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-cli php-apcu openssl)
-if [ "${1:-}" = webkit ]; then debian_packages+=(webkit2gtk-driver xvfb); fi
 command -v node >/dev/null && command -v npm >/dev/null || debian_packages+=(nodejs npm)
+# its MiniBrowser needs a display
+if [ "${1:-}" = webkit ]; then debian_packages+=(webkit2gtk-driver xvfb); fi
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 

@@ -36,7 +36,7 @@ function locate(selector, focus) {
 }
 
 // Which document a tab shows, and how far it is. A document has begun when it answers.
-const DOCUMENT = '({ id: `${performance.timeOrigin} ${location.href}`, state: document.readyState })';
+const DOCUMENT = '({ id: `${performance.timeOrigin} ${location.href}`, url: location.href, state: document.readyState })';
 const FAR_ENOUGH = { commit: ['loading', 'interactive', 'complete'], dom: ['interactive', 'complete'], load: ['complete'] };
 const MODIFIERS = { ctrl: 'Control', shift: 'Shift', meta: 'Meta' };
 
@@ -50,7 +50,7 @@ class Hands {
     if (url) await this.go({ tab, url, until });
     return tab;
   }
-  go({ tab, url, until }) { return this.#leave(tab, until, () => this.browser.navigate(tab, url)); }
+  go({ tab, url, until }) { return this.#leave(tab, until, () => this.browser.navigate(tab, url), 'about:blank'); }
   back({ tab, until }) { return this.#leave(tab, until, () => this.browser.traverse(tab)); }
   close({ tab }) { return this.browser.close(tab); }
   front({ tab }) { return this.browser.front(tab); }
@@ -72,16 +72,15 @@ class Hands {
     return await until(timeout_ms, async () => (await this.url({ tab }).catch(() => '')).startsWith(starts)) ?? false;
   }
 
-  // Until another document is there, and as far as it is to be.
-  async #leave(tab, far = 'load', leave) {
+  // Until another document is there, and as far as it is to be. A new tab of Firefox has several empty ones.
+  async #leave(tab, far = 'load', leave, passing) {
     const before = (await this.browser.eval(tab, DOCUMENT)).id;
     let failed;
     leave().catch((error) => { failed = error; });
     await must(`another page (${far})`, until(PATIENCE, async () => {
       if (failed) throw failed;
-      const { id, state } = await this.#document(tab);
-      // a new tab of Firefox is blank twice
-      return id !== undefined && id !== before && !id.endsWith('about:blank') && FAR_ENOUGH[far].includes(state);
+      const { id, url, state } = await this.#document(tab);
+      return id !== undefined && id !== before && url !== passing && FAR_ENOUGH[far].includes(state);
     }));
   }
 

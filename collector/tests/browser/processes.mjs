@@ -9,7 +9,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 export const [modules, kind] = process.argv.slice(2);
 export const PATIENCE = 14_000; // twice that is less than the tests have: then it is said here what was waited for
 export const folder = await mkdtemp(join(tmpdir(), `hands-${kind}-`));
-export const env = { ...process.env, HOME: folder, XDG_CONFIG_HOME: '', XDG_CACHE_HOME: '', XDG_DATA_HOME: '', NO_AT_BRIDGE: '1' };
+export const env = { ...process.env, HOME: folder, TMPDIR: folder, XDG_CONFIG_HOME: '', XDG_CACHE_HOME: '', XDG_DATA_HOME: '', NO_AT_BRIDGE: '1' };
 export const children = [];
 
 // Starts a program that is killed when this ends, however this ends.

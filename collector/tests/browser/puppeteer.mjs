@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { PATIENCE, asJson, children, env, folder, kind, modules, said, start } from './processes.mjs';
+import { PATIENCE, asJson, children, env, folder, kind, modules, must, said, start, until } from './processes.mjs';
 
 // Chromium by the DevTools protocol, Firefox by WebDriver BiDi.
 export class Puppeteer {
@@ -91,8 +91,9 @@ export class Puppeteer {
       session.on('Runtime.exceptionThrown', ({ timestamp, exceptionDetails: { exception, text } }) => add(timestamp, `uncaught: ${exception ? plain(exception) : text}`, url()));
       session.on('Log.entryAdded', ({ entry }) => add(entry.timestamp,
         entry.source === 'violation' ? `violation: ${entry.text}` : `${name(entry.level)}: ${entry.text}${entry.url ? ` (${entry.url})` : ''}`, url()));
-      session.send('Log.enable').catch(() => {});
-      session.send('Log.startViolationsReport', { config }).catch(() => {}); // the tab may be closed already
+      for (const [method, how] of [['Log.enable'], ['Log.startViolationsReport', { config }], ['Performance.enable']]) {
+        session.send(method, how).catch(() => {}); // the tab may be closed already
+      }
     };
     this.#urls.set(page._client(), page.url());
     listen(page._client());
@@ -108,7 +109,11 @@ export class Puppeteer {
   async cookies(tab) { return (await this.#page(tab).browserContext().cookies()).length; }
   async visitor() { return this.#visitors.push(await this.browser.createBrowserContext()) - 1; }
   async open(visitor) { return this.#number(await this.#visitors[visitor].newPage()); }
-  async close(tab) { await this.#page(tab).close(); }
+  async close(tab) {
+    const page = this.#page(tab);
+    await page.close();
+    await must('the end of a tab', until(PATIENCE, () => page.isClosed()));
+  }
   async front(tab) { await this.#page(tab).bringToFront(); }
   // Puppeteer's own way would count as a touch of the visitor's, and finds no page that Chromium kept and came back to.
   async eval(tab, js) {
@@ -154,7 +159,8 @@ export class Puppeteer {
 
   async layouts(tab) {
     if (kind !== 'chromium') throw new Error('only Chromium counts layouts');
-    const { LayoutCount, RecalcStyleCount } = await this.#page(tab).metrics();
-    return { layouts: LayoutCount, styles: RecalcStyleCount };
+    const { metrics } = await this.#page(tab)._client().send('Performance.getMetrics');
+    const count = (name) => metrics.find((metric) => metric.name === name).value;
+    return { layouts: count('LayoutCount'), styles: count('RecalcStyleCount') };
   }
 }

@@ -93,12 +93,15 @@ impl Browser {
         let script = workspace().join("collector/tests/browser/hands.mjs");
         let mut command = Command::new("node");
         command.arg(script).arg(test_env("node_modules")).arg(kind.word());
+        // where its profile is, so that it is gone also if the script is killed
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        command.env("TMPDIR", folder.path());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("node runs");
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
         let (say, answers) = channel();
         // ends with the pipe
         thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
-        let mut hands = Hands { child, stdin, answers };
+        let mut hands = Hands { child, stdin, answers, _folder: folder };
         let ready = hands.hear(&format!("{kind:?} to start"));
         let name = ready["ready"].as_str().unwrap_or_else(|| panic!("{kind:?} does not start: {ready}")).to_owned();
         Self { name, hands: Rc::new(RefCell::new(hands)) }
@@ -208,6 +211,7 @@ struct Hands {
     /// Taken when it is to end.
     stdin: Option<ChildStdin>,
     answers: Receiver<String>,
+    _folder: tempfile::TempDir,
 }
 
 impl Hands {
