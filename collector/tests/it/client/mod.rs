@@ -5,6 +5,7 @@
 
 mod clicks;
 mod hostile;
+mod storage;
 mod ways;
 mod words;
 
