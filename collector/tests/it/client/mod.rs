@@ -4,6 +4,7 @@
 //! arrive in the order in which they are sent, over one connection.
 
 mod clicks;
+mod comes_and_goes;
 mod hostile;
 mod storage;
 mod ways;
