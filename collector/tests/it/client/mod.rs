@@ -5,6 +5,7 @@
 
 mod clicks;
 mod comes_and_goes;
+mod cost;
 mod hostile;
 mod storage;
 mod ways;
