@@ -4,6 +4,10 @@
 //! arrive in the order in which they are sent, over one connection.
 
 mod clicks;
+mod comes_and_goes;
+mod cost;
+mod hostile;
+mod storage;
 mod ways;
 mod words;
 
@@ -36,8 +40,14 @@ impl Shop {
     /// `serve` makes the page at a path; in what it makes, `COLLECTOR` and `ELSEWHERE` become addresses, and `CLIENT` the
     /// script.
     pub fn open(kind: Kind, serve: impl Fn(&str) -> Page + Send + Sync + 'static) -> Self {
+        Self::open_with(&[], kind, serve)
+    }
+
+    /// With these flags for the collector.
+    pub fn open_with(flags: &[&str], kind: Kind, serve: impl Fn(&str) -> Page + Send + Sync + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let collector = Collector::start(&folder.path().join("data"), &["--segment-size=4MiB", "--reserve=1MiB"]);
+        let flags = [&["--segment-size=4MiB", "--reserve=1MiB"], flags].concat();
+        let collector = Collector::start(&folder.path().join("data"), &flags);
         let to = format!("http://{}", collector.http);
         let site = Site::start(move |request: &Request| {
             let (_, port) = request.host.split_once(':').unwrap_or_default();
@@ -53,6 +63,14 @@ impl Shop {
     /// A tab with a page of the customer's site.
     pub fn visit(&self, path: &str) -> Tab {
         self.browser.open(&self.site.url(SHOP, path))
+    }
+
+    /// Waits until some tab shows the page that this path leads to, elsewhere.
+    pub fn wait_arrival(&self, path: &str) -> Tab {
+        let url = self.site.url(ELSEWHERE, path);
+        wait_for(&format!("a tab with {url}"), || {
+            self.browser.tabs().into_iter().find_map(|(tab, at)| (at == url).then_some(tab))
+        })
     }
 
     /// The events in the log, each id once, in their order, once one with this item is there.
