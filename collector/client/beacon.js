@@ -56,7 +56,7 @@
         }
         // the word is a common one for other things: what is no number, or too large, would cost the click
         words.value < 9e9 || (words.value = '');
-        for (word in fields) words[word] = fields[word] ?? '';
+        for (word of Object.keys({...fields})) words[word] = fields[word] ?? '';
         var text = '' + new URLSearchParams(words);
         try {
           spool[key] = text;

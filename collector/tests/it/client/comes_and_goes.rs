@@ -92,7 +92,7 @@ fn a_page_that_is_prerendered_sends_and_counts_nothing_until_it_is_seen() {
     assert_eq!(received(&shop), 0.0);
     tab.click("#link", How::Left);
     let seen = shop.site.url(SHOP, "/seen");
-    wait_for("the page to be seen", || (tab.eval("location.href") == *seen).then_some(()));
+    assert!(tab.wait_url(&seen, crate::harness::PATIENCE), "the page is seen");
     wait_for("two keys of the page's own", || (tab.eval("localStorage.length") == 2).then_some(()));
     let entry = "performance.getEntriesByType('navigation')[0].activationStart > 0";
     assert_eq!(tab.eval(entry), true, "it is the page that was prerendered");

@@ -164,6 +164,7 @@ fn what_the_client_does_not_rely_on_may_be_anything() {
             let made = seconds as f64 * 1e3;
             assert!(visit.at - 1e3 <= made && made < left.at, "{visit:?}: {made}: {left:?}");
             assert!(event["age"].as_u64().unwrap() < 1000, "{event}");
+            assert_eq!(event["props"], serde_json::json!({}), "{event}");
         }
     }
 }
