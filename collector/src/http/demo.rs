@@ -3,7 +3,6 @@
 //! The rule kept here: each page says by its Content-Security-Policy what it may do, and that is no more than the pages
 //! of a strict customer may.
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use base64ct::{Base64, Encoding};
@@ -31,32 +30,44 @@ static INLINE: LazyLock<String> =
 /// What is at a path, if it is one of the shop's.
 pub(super) fn answer(shared: &Shared, parts: &Parts) -> Option<Answer> {
     let name = parts.uri.path().strip_prefix("/demo")?;
-    let page = |html: Cow<'static, str>, script_src: &str| {
-        let policy = format!("{POLICY}; script-src {script_src}");
-        let policy = HeaderValue::try_from(policy).expect("words and base64 are a header");
-        Answer::content("text/html; charset=utf-8", html.into_owned()).with_own(header::CONTENT_SECURITY_POLICY, policy)
-    };
-    let fixed = |html: &'static str, script_src| page(Cow::Borrowed(html), script_src);
     let answer = match name {
         "" => return Some(Answer::status(StatusCode::PERMANENT_REDIRECT).with(&TO_SHOP)),
-        "/" | "/index.html" => fixed(include_str!("../demo/index.html"), "'self'"),
+        "/" | "/index.html" => page(include_str!("../demo/index.html").to_owned(), "'self'"),
         "/shop.css" => Answer::content("text/css; charset=utf-8", include_str!("../demo/shop.css")),
         "/shop.js" => Answer::content("text/javascript; charset=utf-8", include_str!("../demo/shop.js")),
         "/inline.html" => {
-            let html = include_str!("../demo/inline.html").replace("{origin}", &escaped(&origin(parts)));
-            page(html.replace("{client}", script::NEWEST).into(), &INLINE)
+            let main = include_str!("../demo/inline.html").replace("{origin}", &escaped(&origin(parts)));
+            page(framed("The script in the page", &main.replace("{client}", script::NEWEST)), &INLINE)
         }
-        "/noscript.html" => fixed(include_str!("../demo/noscript.html"), "'none'"),
-        "/ping.html" => fixed(include_str!("../demo/ping.html"), "'none'"),
         "/mail.html" => {
-            page(include_str!("../demo/mail.html").replace("{link}", &signed_link(shared, parts)).into(), "'none'")
+            let main = include_str!("../demo/mail.html").replace("{link}", &signed_link(shared, parts));
+            page(framed("A link in an e-mail", &main), "'none'")
         }
-        // what they do is done in attributes
-        "/image-on-click.html" => fixed(include_str!("../demo/image-on-click.html"), "'unsafe-inline'"),
-        "/image-first.html" => fixed(include_str!("../demo/image-first.html"), "'unsafe-inline'"),
+        "/noscript.html" => page(framed("A pixel without script", include_str!("../demo/noscript.html")), "'none'"),
+        "/ping.html" => page(framed("A link with ping", include_str!("../demo/ping.html")), "'none'"),
+        // what these two do is done in attributes
+        "/image-on-click.html" => {
+            let main = include_str!("../demo/image-on-click.html");
+            page(framed("An image asked for on click", main), "'unsafe-inline'")
+        }
+        "/image-first.html" => {
+            page(framed("An image waited for", include_str!("../demo/image-first.html")), "'unsafe-inline'")
+        }
         _ => return None,
     };
     Some(answer.with(&FRESH))
+}
+
+/// What is special about a page, in what all small pages have.
+fn framed(title: &str, main: &str) -> String {
+    include_str!("../demo/frame.html").replace("{title}", title).replace("{main}", main)
+}
+
+/// A page, which may run no other scripts than these.
+fn page(html: String, script_src: &str) -> Answer {
+    let policy = format!("{POLICY}; script-src {script_src}");
+    let policy = HeaderValue::try_from(policy).expect("words and base64 are a header");
+    Answer::content("text/html; charset=utf-8", html).with_own(header::CONTENT_SECURITY_POLICY, policy)
 }
 
 /// Where the visitor found this collector, as far as it knows.

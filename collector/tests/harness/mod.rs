@@ -18,6 +18,7 @@ mod pace;
 pub mod site;
 mod sources;
 
+use std::collections::HashSet;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -192,6 +193,15 @@ pub fn inspect(data: &Path) -> Vec<Value> {
     assert!(output.status.success(), "inspect: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("inspect prints UTF-8");
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+/// The events of a log, each id once. A click that led to a page of the same site may be in it twice: the page that sent it
+/// was gone before the answer came, so the next one sent it once more.
+pub fn inspect_once_each(data: &Path) -> Vec<Value> {
+    let mut events = inspect(data);
+    let mut ids = HashSet::new();
+    events.retain(|event| ids.insert(event["id"].to_string()));
+    events
 }
 
 /// The ledger of one life, at rest: every event that reached the door was logged, shed or refused.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::browser::{Browser, How, Kind};
 use crate::harness::site::{Page, Site};
-use crate::harness::{Collector, PATIENCE, assert_ledger_adds_up, inspect, wait_for};
+use crate::harness::{Collector, PATIENCE, assert_ledger_adds_up, inspect, inspect_once_each, wait_for};
 
 /// The collector's default `--http`, which the two pages of the origin say as `localhost:5000`.
 const DEFAULT_HTTP: &str = "127.0.0.1:5000";
@@ -41,13 +41,10 @@ fn serve(path: &str) -> Page {
     }
 }
 
-/// The events of a log, each id once, when there are as many as awaited. A click that led to a page of the same site may
-/// be there again: the page that sent it was gone before the answer came, so the next one sends it once more.
+/// The events of a log, each once, when there are as many as awaited.
 fn events(data: &Path, count: usize) -> Vec<Value> {
     let events = wait_for(&format!("{count} events in the log"), || {
-        let mut events = inspect(data);
-        let mut ids = std::collections::HashSet::new();
-        events.retain(|event| ids.insert(event["id"].to_string()));
+        let events = inspect_once_each(data);
         (events.len() >= count).then_some(events)
     });
     assert_eq!(events.len(), count, "{events:#?}");

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::harness::browser::{Browser, Kind, Tab};
 use crate::harness::site::{Page, Request, Site};
-use crate::harness::{Collector, assert_ledger_adds_up, inspect, wait_for};
+use crate::harness::{Collector, assert_ledger_adds_up, inspect_once_each, wait_for};
 
 /// What is served as `/beacon.js`.
 pub const CLIENT: &str = include_str!("../../../client/beacon.min.js");
@@ -89,10 +89,7 @@ impl Shop {
 
     /// The events in the log so far, each id once.
     pub fn events(&self) -> Vec<Value> {
-        let mut events = inspect(&self.folder.path().join("data"));
-        let mut ids = std::collections::HashSet::new();
-        events.retain(|event| ids.insert(event["id"].to_string()));
-        events
+        inspect_once_each(&self.folder.path().join("data"))
     }
 
     /// Nothing was said on the consoles of these tabs, and the ledger adds up.

@@ -18,7 +18,8 @@ const CLICKS: u8 = 2;
 /// What is promised to arrive without another visit has done so by then: a kernel asks for a connection again after 1,
 /// 3 and 7 seconds.
 const BY_ITSELF: Duration = Duration::from_secs(30);
-/// Whoever waits for a collector in one of its states waits longer than that; a busy machine makes nobody.
+/// Were clicks to wait for a collector that is slow or silent, each would wait longer than that. On a busy machine single
+/// ones do, whatever they are.
 const AT_ONCE_MS: f64 = 200.0;
 
 #[test]
@@ -69,8 +70,8 @@ fn play(kind: Kind) {
     }
     assert!(counted["bad"].is_null(), "{counted}");
     for state in State::ALL {
-        let added = table::added(&trials, state);
-        assert!(added < AT_ONCE_MS, "{state:?}: the visitor waits {added} ms");
+        let added = table::least_added(&trials, state);
+        assert!(added < AT_ONCE_MS, "{state:?}: each visitor waits, {added} ms at least");
     }
 }
 
@@ -85,9 +86,14 @@ struct Cell {
 fn play_cell(browser: &Browser, site: &Site, patient: &mut Patient, data: &Path, cell: Cell) -> Vec<Trial> {
     let Cell { state, cell, clicks } = cell;
     let port = patient.port(state);
-    // so that none of them is always the first
-    let order = (0..clicks).flat_map(|number| Tracking::ALL.map(|tracking| Trial::new(state, tracking, cell, number)));
-    let mut trials: Vec<Trial> = order.collect();
+    let mut trials: Vec<Trial> = (0..clicks)
+        .flat_map(|number| {
+            let mut order = Tracking::ALL;
+            // so that none of them is always the first
+            order.rotate_left(usize::from(number) % Tracking::ALL.len());
+            order.map(|tracking| Trial::new(state, tracking, cell, number))
+        })
+        .collect();
 
     let open = |trials: &mut [Trial], inline: bool| {
         let chosen = trials.iter_mut().filter(|trial| (trial.tracking == Tracking::Inline) == inline);

@@ -12,7 +12,7 @@ use crate::harness::browser::Browser;
 pub fn of(browser: &Browser, trials: &[Trial], counted: &Value) -> String {
     let mut table = format!(
         "\n{}, {} tracked clicks\n\n\
-         | the collector | arrived | added delay, p50 / p95 ms | a plain link, p50 / p95 ms | delivered at once → after the next visit | counted |\n\
+         | the collector | stuck | added delay, p50 / p95 ms | a plain link, p50 / p95 ms | delivered at once → after the next visit | counted |\n\
          | --- | --- | --- | --- | --- | --- |\n",
         browser.name(),
         trials.iter().filter(|trial| trial.is_tracked()).count(),
@@ -22,14 +22,14 @@ pub fn of(browser: &Browser, trials: &[Trial], counted: &Value) -> String {
         let of = tracked.len();
         let share = |count: usize| format!("{} %", count * 100 / of);
         let events = |trial: &Trial| counted[&trial.item]["events"].as_f64().unwrap_or(0.0);
-        let arrived = share(tracked.iter().filter(|trial| trial.delay.is_some()).count());
+        let stuck = share(tracked.iter().filter(|trial| trial.delay.is_none()).count());
         let at_once = share(tracked.iter().filter(|trial| trial.at_once).count());
         let delivered = share(tracked.iter().filter(|trial| events(trial) > 0.0).count());
         let added = added_delays(trials, state);
         let plain = delays(trials, state, false);
         writeln!(
             table,
-            "| {} | {arrived} | {:+.0} / {:+.0} | {:.0} / {:.0} | {at_once} → {delivered} | ×{:.2} |",
+            "| {} | {stuck} | {:+.0} / {:+.0} | {:.0} / {:.0} | {at_once} → {delivered} | ×{:.2} |",
             state.words(),
             quantile(&added, 0.5),
             quantile(&added, 0.95),
@@ -42,9 +42,9 @@ pub fn of(browser: &Browser, trials: &[Trial], counted: &Value) -> String {
     table
 }
 
-/// The median of what tracking adds to a click's way to its destination in a state, in milliseconds.
-pub fn added(trials: &[Trial], state: State) -> f64 {
-    quantile(&added_delays(trials, state), 0.5)
+/// The least that tracking adds to a click's way to its destination in a state, in milliseconds.
+pub fn least_added(trials: &[Trial], state: State) -> f64 {
+    quantile(&added_delays(trials, state), 0.0)
 }
 
 /// Each tracked click's delay less the median of plain links to a destination of the same pace in the same state.
