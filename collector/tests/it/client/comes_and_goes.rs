@@ -19,24 +19,29 @@ fn a_page_is_kept_for_going_back_and_sends_what_waits_when_it_comes_back() {
     for kind in BROWSERS {
         let mut shop = Shop::open(kind, |path| match path {
             "/" => page_with(
-                "<script>addEventListener('pageshow', event => shown = event.persisted)</script>\
+                "<script>var shows = []; addEventListener('pageshow', event => shows.push(event.persisted))</script>\
                  <script data-site=\"books\" data-to=\"COLLECTOR\">CLIENT</script>",
                 "",
             ),
             _ => page_with("", ""),
         });
-        let tab = shop.visit("/");
-        assert_eq!(tab.eval("shown"), false);
-        shop.collector.kill9();
-        tab.eval("tallylight('view', { item: 'waited' })");
-        // the client is not on this one
-        tab.go(&shop.site.url(SHOP, "/bare"));
-        assert_eq!(tab.eval("localStorage.length"), 1);
-        shop.collector.start_again();
-        tab.back();
-        wait_for("the page", || (tab.eval("self.shown") == true).then_some(()));
-        assert_eq!(shop.items_until("waited"), ["waited"], "{}", shop.browser.name());
-        wait_until_nothing_waits(&tab);
+        // a browser that is short of time or memory may let a page go that it could have kept
+        let is_kept = (1..=5).any(|number| {
+            let tab = shop.visit("/");
+            shop.collector.kill9();
+            tab.eval(&format!("tallylight('view', {{ item: 'waited {number}' }})"));
+            // the client is not on this one
+            tab.go(&shop.site.url(SHOP, "/bare"));
+            assert_eq!(tab.eval("localStorage.length"), 1);
+            shop.collector.start_again();
+            tab.back();
+            let came_back = "shows.length == 2 ? 'kept' : performance.getEntriesByType('navigation')[0].type";
+            let how = wait_for("the page", || Some(tab.eval(came_back)).filter(|how| *how != "navigate"));
+            assert!(shop.items_until(&format!("waited {number}")).len() == number, "{}", shop.browser.name());
+            wait_until_nothing_waits(&tab);
+            how == "kept" && tab.eval("shows") == serde_json::json!([false, true])
+        });
+        assert!(is_kept, "{}", shop.browser.name());
     }
 }
 

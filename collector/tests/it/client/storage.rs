@@ -189,7 +189,7 @@ fn what_a_collector_refuses_is_forgotten_and_what_it_has_no_room_for_is_kept() {
         let tab = shop.visit("/");
         // with the answer
         tab.eval("tallylight('view', { item: 'shed' })");
-        assert!(full.metrics().sum("tallylight_events_shed_total") >= 1.0);
+        wait_for("it to be shed", || (full.metrics().sum("tallylight_events_shed_total") >= 1.0).then_some(()));
         assert_eq!(tab.eval("localStorage.length"), 1, "{}", shop.browser.name());
         full.kill9();
         shop.collector.start_again();
