@@ -26,8 +26,8 @@ pub struct Answer {
     refused: Option<HeaderValue>,
     extra: &'static [(HeaderName, &'static str)],
     retry_after: Option<&'static str>,
-    /// A header that no other answer has.
-    own: Option<(HeaderName, HeaderValue)>,
+    /// Headers that depend on more than the kind of the answer.
+    own: Vec<(HeaderName, HeaderValue)>,
     /// Whoever asks may keep it and give it to others: it says nothing of who asked.
     is_for_everybody: bool,
 }
@@ -42,7 +42,7 @@ impl Answer {
             refused: None,
             extra: &[],
             retry_after: None,
-            own: None,
+            own: Vec::new(),
             is_for_everybody: false,
         }
     }
@@ -131,8 +131,9 @@ impl Answer {
     }
 
     /// With this header, which is its own.
-    pub fn with_own(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { own: Some((name, value)), ..self }
+    pub fn with_own(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.own.push((name, value));
+        self
     }
 
     /// The same for whoever asks, so that caches may share it.
@@ -169,7 +170,7 @@ impl Answer {
         for (name, value) in self.extra {
             put(name.clone(), value);
         }
-        if let Some((name, value)) = self.own {
+        for (name, value) in self.own {
             headers.insert(name, value);
         }
         let allowed = origin.unwrap_or(const { HeaderValue::from_static("*") });

@@ -25,14 +25,8 @@ const NEWEST_CACHED: &str = "public, max-age=86400, stale-while-revalidate=60480
 /// A year is as good as for ever (RFC 9111, 1.2.2; RFC 8246).
 const FIXED_CACHED: &str = "public, max-age=31536000, immutable";
 
-static NEWEST_PLAIN: [(HeaderName, &str); 2] =
-    [(header::CACHE_CONTROL, NEWEST_CACHED), (header::VARY, "Accept-Encoding")];
-static NEWEST_GZIP: [(HeaderName, &str); 3] =
-    [(header::CACHE_CONTROL, NEWEST_CACHED), (header::VARY, "Accept-Encoding"), (header::CONTENT_ENCODING, "gzip")];
-static FIXED_PLAIN: [(HeaderName, &str); 2] =
-    [(header::CACHE_CONTROL, FIXED_CACHED), (header::VARY, "Accept-Encoding")];
-static FIXED_GZIP: [(HeaderName, &str); 3] =
-    [(header::CACHE_CONTROL, FIXED_CACHED), (header::VARY, "Accept-Encoding"), (header::CONTENT_ENCODING, "gzip")];
+/// Each encoding is kept apart.
+static VARY: [(HeaderName, &str); 1] = [(header::VARY, "Accept-Encoding")];
 
 static SCRIPTS: LazyLock<Vec<Script>> = LazyLock::new(|| ALL.into_iter().map(Script::new).collect());
 
@@ -77,18 +71,19 @@ pub(super) fn answer(path: &str, headers: &HeaderMap) -> Option<Answer> {
     }?;
     let is_gzip = takes_gzip(headers);
     let encoded = if is_gzip { &script.gzip } else { &script.plain };
-    let said: &'static [(HeaderName, &str)] = match (name.is_empty(), is_gzip) {
-        (true, false) => &NEWEST_PLAIN,
-        (true, true) => &NEWEST_GZIP,
-        (false, false) => &FIXED_PLAIN,
-        (false, true) => &FIXED_GZIP,
-    };
     let answer = if is_known(&encoded.etag, headers) {
         Answer::status(StatusCode::NOT_MODIFIED)
     } else {
         Answer::content("text/javascript; charset=utf-8", encoded.body.clone())
     };
-    Some(answer.with(said).with_own(header::ETAG, encoded.etag.clone()).for_everybody())
+    let cached = if name.is_empty() { NEWEST_CACHED } else { FIXED_CACHED };
+    let answer = answer
+        .with(&VARY)
+        .with_own(header::CACHE_CONTROL, HeaderValue::from_static(cached))
+        .with_own(header::ETAG, encoded.etag.clone())
+        .for_everybody();
+    let gzip = HeaderValue::from_static("gzip");
+    Some(if is_gzip { answer.with_own(header::CONTENT_ENCODING, gzip) } else { answer })
 }
 
 /// Whether `Accept-Encoding` has gzip in it, and not with the weight of nothing (RFC 9110, 12.5.3).

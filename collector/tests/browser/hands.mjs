@@ -44,9 +44,8 @@ const MODIFIERS = { ctrl: 'Control', shift: 'Shift', meta: 'Meta' };
 class Hands {
   constructor(browser) { this.browser = browser; }
 
-  visitor() { return this.browser.visitor(); }
-  async open({ visitor = 0, url, until }) {
-    const tab = await this.browser.open(visitor);
+  async open({ url, until }) {
+    const tab = await this.browser.open();
     if (url) await this.go({ tab, url, until });
     return tab;
   }

@@ -7,7 +7,6 @@ import { PATIENCE, asJson, children, env, folder, kind, modules, must, said, sta
 export class Puppeteer {
   #tabs = []; // a number is an index
   #numbers = new Map();
-  #visitors = [];
   #console = new Map();
   #urls = new WeakMap(); // of what a session of Chromium's shows: Puppeteer misses that a prerendered page is shown
   #first; // what the browser opened by itself: Firefox would end without it
@@ -19,7 +18,6 @@ export class Puppeteer {
     self.events = CDPSessionEvent;
     self.browser = await this[kind](puppeteer, common);
     self.#first = new Set(await self.browser.pages());
-    self.#visitors.push(self.browser.defaultBrowserContext());
     self.browser.on('targetcreated', (target) => target.type() === 'page' && target.page().then((page) => self.#number(page)).catch(() => {}));
     self.name = await self.browser.version();
     return self;
@@ -107,8 +105,7 @@ export class Puppeteer {
   }
 
   async cookies(tab) { return (await this.#page(tab).browserContext().cookies()).length; }
-  async visitor() { return this.#visitors.push(await this.browser.createBrowserContext()) - 1; }
-  async open(visitor) { return this.#number(await this.#visitors[visitor].newPage()); }
+  async open() { return this.#number(await this.browser.newPage()); }
   async close(tab) {
     const page = this.#page(tab);
     await page.close();

@@ -42,7 +42,6 @@ export class WebKit {
   }
 
   async end() { await this.#call('DELETE', ''); }
-  async visitor() { return 0; }
   // A new tab would stay behind, and what is not seen takes no input: a window each. The first one stays, since the
   // session ends with the last.
   async open() {

@@ -112,15 +112,9 @@ impl Browser {
         &self.name
     }
 
-    /// A new tab of the first visitor, with a page that is there as a whole.
+    /// A new tab, with a page that is there as a whole.
     pub fn open(&self, url: &str) -> Tab {
         self.tab(&json!({"do": "open", "url": url}))
-    }
-
-    /// A new tab of another visitor: with storage, cookies and cache of its own.
-    pub fn open_as_somebody_else(&self, url: &str) -> Tab {
-        let visitor = self.hands.borrow_mut().ask(&json!({"do": "visitor"}));
-        self.tab(&json!({"do": "open", "visitor": visitor, "url": url}))
     }
 
     /// All tabs that are open, with their addresses.
@@ -191,6 +185,11 @@ impl Tab {
             .iter()
             .map(|said| Said { page: text(&said["page"]), text: text(&said["text"]) })
             .collect()
+    }
+
+    /// How many cookies its visitor has, of whichever site.
+    pub fn cookies(&self) -> u64 {
+        self.ask("cookies", json!({})).as_u64().expect("a number")
     }
 
     /// How many layouts its page has had. Of Chromium only.

@@ -2,15 +2,15 @@
 //!
 //! After a change of the vectors here: `WRITE_VECTORS=1 cargo test -p tallylight-proto --test it`.
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tallylight_proto::beacon::{Body, Context, from_body};
 use tallylight_proto::datagram::{Datagram, MAX_SEQUENCE, Malformed, Number, TAG_LEN, write};
 use tallylight_proto::keys::Key;
 use tallylight_proto::{Front, Id};
+
+use crate::{assert_published, file};
 
 const KEY_ID: u8 = 7;
 const SOURCE: u64 = 0x0123_4567_89ab_cdef;
@@ -215,22 +215,9 @@ fn vectors() -> Vectors {
     }
 }
 
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
-}
-
 #[test]
 fn the_published_vectors_are_what_the_code_makes() {
-    let made = serde_json::to_string_pretty(&vectors()).unwrap() + "\n";
-    let path = file("vectors/datagrams.json");
-    if env::var_os("WRITE_VECTORS").is_some() {
-        fs::write(&path, &made).unwrap();
-    }
-    let published = fs::read_to_string(&path).unwrap();
-    for (line, (published, made)) in (1..).zip(published.lines().zip(made.lines())) {
-        assert_eq!(published, made, "line {line} of {}", path.display());
-    }
-    assert_eq!(published.len(), made.len());
+    assert_published("vectors/datagrams.json", &vectors());
 }
 
 #[test]

@@ -2,14 +2,14 @@
 //!
 //! After a change of the vectors here: `WRITE_VECTORS=1 cargo test -p tallylight-proto --test it`.
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tallylight_proto::keys::{Key, Keys};
 use tallylight_proto::link::{Claim, Link};
+
+use crate::{assert_published, file};
 
 /// The one that `LINKS.md` makes.
 const WORKED: &str = "worked example";
@@ -222,22 +222,9 @@ fn flipped(sig: &str) -> String {
     format!("{other}{}", &sig[1..])
 }
 
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
-}
-
 #[test]
 fn the_published_links_are_what_the_code_makes() {
-    let made = serde_json::to_string_pretty(&vectors()).unwrap() + "\n";
-    let path = file("vectors/links.json");
-    if env::var_os("WRITE_VECTORS").is_some() {
-        fs::write(&path, &made).unwrap();
-    }
-    let published = fs::read_to_string(&path).unwrap();
-    for (line, (published, made)) in (1..).zip(published.lines().zip(made.lines())) {
-        assert_eq!(published, made, "line {line} of {}", path.display());
-    }
-    assert_eq!(published.len(), made.len());
+    assert_published("vectors/links.json", &vectors());
 }
 
 #[test]
