@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tallylight_host::clock;
 use tallylight_proto::beacon::{self, Body, Context, Detail, Judged, Reject};
 use tallylight_proto::datagram::Number;
 use tallylight_proto::link::Link;
@@ -271,7 +272,7 @@ impl Door {
     fn flush_if_due(&self) {
         let batch = self.batch.borrow();
         let is_due =
-            batch.weight() >= BATCH_BYTES || batch.opened().is_some_and(|opened| opened.elapsed() >= BATCH_AGE);
+            batch.weight() >= BATCH_BYTES || batch.opened().is_some_and(|opened| clock::since(opened) >= BATCH_AGE);
         drop(batch);
         if is_due {
             self.flush();

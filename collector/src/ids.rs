@@ -3,6 +3,7 @@
 //! Nobody's secret depends on them; they only have to differ. Each maker draws 256 bits from the kernel once and
 //! goes on with xoshiro256++ (<https://prng.di.unimi.it/>), 74 bits of it beside each millisecond.
 
+use tallylight_host::chance;
 use tallylight_proto::Id;
 use tallylight_proto::time::Millis;
 use uuid::Builder;
@@ -18,10 +19,10 @@ impl IdMaker {
     ///
     /// # Errors
     /// If the kernel gives no random numbers.
-    pub fn new() -> Result<Self, getrandom::Error> {
+    pub fn new() -> std::io::Result<Self> {
         let mut state = [0; 4];
         for word in &mut state {
-            *word = getrandom::u64()?;
+            *word = chance::bits()?;
         }
         // the one state that it never leaves
         state[0] |= u64::from(state == [0; 4]);

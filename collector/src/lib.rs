@@ -21,7 +21,6 @@
 //! the last milliseconds. A power cut loses what came in since the last sync (`--sync-interval`), and nothing
 //! that was answered with `ack=synced`.
 
-pub mod clock;
 pub mod door;
 pub mod http;
 pub mod ids;

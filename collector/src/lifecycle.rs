@@ -8,7 +8,6 @@
 //! The rule kept here: the folder's lock comes before anything that touches the log or takes a port, and the
 //! log is finished after the last worker has handed over its last batch.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tallylight_host::disk;
 use tallylight_proto::keys::Keys;
 use tallylight_proto::layout;
 use tallylight_service::admin::{AdminError, Page};
@@ -152,7 +152,7 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
 }
 
 /// Takes the data folder's lock. A compactor that asks whether a collector is there holds it for a moment.
-async fn lock(path: &Path) -> Result<Option<File>, StorageError> {
+async fn lock(path: &Path) -> Result<Option<disk::File>, StorageError> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         let lock = storage::lock(path)?;
@@ -237,7 +237,7 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
             options: front_options(&settings),
             appender: log.appender(),
             log: log.status(),
-            ids: IdMaker::new().map_err(std::io::Error::from)?,
+            ids: IdMaker::new()?,
             sites: sites.clone(),
             redirect_keys: redirect_keys.clone(),
             slots: Arc::clone(&slots),

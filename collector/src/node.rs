@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tallylight_host::chance;
 use tallylight_proto::layout;
 use thiserror::Error;
 
@@ -27,7 +28,7 @@ pub enum NodeError {
     },
     /// The system has no random numbers.
     #[error("no random numbers for the name of the node: {0}")]
-    Random(getrandom::Error),
+    Random(std::io::Error),
 }
 
 /// The name in the data folder, made now if there is none. The caller holds the folder's lock.
@@ -40,10 +41,9 @@ pub fn name(data: &Path) -> Result<String, NodeError> {
         let name = text.trim();
         return if layout::is_node_name(name) { Ok(name.to_owned()) } else { Err(NodeError::NotAName { path }) };
     }
-    let mut random = [0; 3];
-    getrandom::fill(&mut random).map_err(NodeError::Random)?;
+    let [a, b, c, ..] = chance::bits().map_err(NodeError::Random)?.to_ne_bytes();
     let host = rustix::system::uname();
-    let name = made_of(&host.nodename().to_string_lossy(), random);
+    let name = made_of(&host.nodename().to_string_lossy(), [a, b, c]);
     storage::write_small(&path, &format!("{name}\n"))?;
     Ok(name)
 }

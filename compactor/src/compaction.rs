@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
+use tallylight_host::clock;
 use tallylight_proto::layout;
 use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::Framed;
@@ -93,6 +94,13 @@ pub enum CompactError {
     Commit(#[from] CommitError),
 }
 
+impl CompactError {
+    /// Whether the id index must be made again before anything else.
+    pub fn is_damaged_index(&self) -> bool {
+        matches!(self, Self::Index(IndexError::Corrupt { .. }))
+    }
+}
+
 /// A compaction under way.
 pub struct Compaction {
     config: Config,
@@ -144,7 +152,7 @@ impl Compaction {
         let progress = self.reader.read(|item| {
             sorter.take(item)?;
             taken += 1;
-            let is_time = || stop.load(Relaxed) || until.is_some_and(|until| Instant::now() >= until);
+            let is_time = || stop.load(Relaxed) || until.is_some_and(|until| clock::instant() >= until);
             let is_enough = sorter.hours.is_full() || (taken.is_multiple_of(RECORDS_A_LOOK) && is_time());
             Ok::<_, CompactError>(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
@@ -427,7 +435,10 @@ fn sweep_commits(config: &Config) -> Result<(), StorageError> {
     };
     let ours = layout::watermark_file(&config.node);
     let litter = names.iter().filter(|name| storage::name_of_temporary(name) == Some(&ours));
-    litter.map(|name| folder.join(name)).try_for_each(|path| storage::remove(&path))
+    litter.map(|name| folder.join(name)).try_for_each(|path| storage::remove(&path))?;
+    // the commit that is there may have got its name from a process that was killed before that was on disk
+    storage::sync_dir(&folder)?;
+    storage::sync_dir(&config.out)
 }
 
 #[cfg(test)]

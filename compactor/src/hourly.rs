@@ -215,7 +215,8 @@ impl Hourly {
     }
 }
 
-/// Removes files being written aside whose later name is one of ours, in all hours' folders.
+/// Removes files being written aside whose later name is one of ours, in all hours' folders, and makes durable which names
+/// those have: whoever gave them may have been killed before that, and from now on files are relied upon.
 pub(crate) fn sweep(table: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), StorageError> {
     let list = |folder: &Path| match storage::list(folder) {
         Err(error) if error.is_not_found() || error.source.kind() == std::io::ErrorKind::NotADirectory => {
@@ -224,20 +225,27 @@ pub(crate) fn sweep(table: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), 
         listed => listed,
     };
     for date in list(table)? {
-        for hour in list(&table.join(&date))? {
-            let folder = table.join(&date).join(hour);
+        let date = table.join(&date);
+        let mut has_hours = false;
+        for hour in list(&date)? {
+            let folder = date.join(hour);
             if layout::hour_of_folder(&folder).is_none() {
                 continue;
             }
+            has_hours = true;
             for name in list(&folder)? {
                 let later = storage::name_of_temporary(&name);
                 if later.is_some_and(&is_ours) {
                     storage::remove(&folder.join(name))?;
                 }
             }
+            storage::sync_dir(&folder)?;
+        }
+        if has_hours {
+            storage::sync_dir(&date)?;
         }
     }
-    Ok(())
+    if storage::is_dir(table) { storage::sync_dir(table) } else { Ok(()) }
 }
 
 fn schema(by: &[By]) -> SchemaRef {

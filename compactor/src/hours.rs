@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tallylight_host::clock;
 use tallylight_proto::Event;
 use tallylight_proto::segment::Framed;
 use tallylight_proto::time::Hour;
@@ -152,13 +153,13 @@ impl Hours {
             self.group_bytes += state.groups.bytes() - before;
             state.grouped = record.end;
             state.dirty_from.get_or_insert(record.position);
-            state.since.get_or_insert_with(Instant::now);
+            state.since.get_or_insert_with(clock::instant);
         }
         if fate != Fate::Duplicate && record.end > state.events_covered {
             let before = state.pending.bytes();
             state.pending.push(record, event, fate == Fate::Bot);
             self.pending_bytes += state.pending.bytes() - before;
-            state.since.get_or_insert_with(Instant::now);
+            state.since.get_or_insert_with(clock::instant);
         }
         Ok(())
     }
@@ -291,6 +292,8 @@ impl State {
     /// Whether what waits has waited enough, or the hour closes.
     fn is_gathered(&self, due: Due, bounds: Bounds) -> bool {
         let closes = !self.is_open(due) && due.complete_before.is_none_or(|complete| self.hour >= complete);
-        closes || self.pending.bytes() >= bounds.part_bytes || self.since.is_some_and(|since| since.elapsed() >= GATHER)
+        closes
+            || self.pending.bytes() >= bounds.part_bytes
+            || self.since.is_some_and(|since| clock::since(since) >= GATHER)
     }
 }

@@ -19,7 +19,6 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
-pub mod clock;
 pub mod commit;
 pub mod compaction;
 pub mod crawlers;

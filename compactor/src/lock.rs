@@ -3,10 +3,10 @@
 //! The rule: a lock is the kernel's (flock(2)) on an open file. It ends with its process, however that ends,
 //! and nothing is ever written into the file.
 
-use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tallylight_host::disk::{File, Locked, Mode};
 use thiserror::Error;
 
 /// Why a lock could not be taken.
@@ -38,12 +38,10 @@ impl Lock {
     /// Takes the lock or says at once that it is taken. The folder exists.
     pub fn take(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::Failed { path: path.to_owned(), source };
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(LockError::Held { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => Err(failed(source)),
+        let file = File::open(path, Mode::Create).map_err(failed)?;
+        match file.try_lock().map_err(failed)? {
+            Locked::Taken => Ok(Self { _file: file }),
+            Locked::Held => Err(LockError::Held { path: path.to_owned() }),
         }
     }
 }
@@ -54,8 +52,8 @@ impl Lock {
 /// A shared lock is taken for a moment, which a collector that starts in that moment could stumble over. So this
 /// is asked only when a segment was left unsealed with another behind it.
 pub fn is_held(path: &Path) -> bool {
-    match File::open(path) {
-        Ok(file) => file.try_lock_shared().is_err(),
+    match File::open(path, Mode::Read) {
+        Ok(file) => !matches!(file.try_lock_shared(), Ok(Locked::Taken)),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }

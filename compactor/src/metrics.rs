@@ -8,9 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use tallylight_proto::time::Millis;
 
-use crate::clock;
 use crate::commit::Counts;
 use crate::compaction::Compaction;
+use tallylight_host::clock;
 
 /// Counters and gauges, and what the admin port asks for.
 pub struct Metrics {

@@ -1,9 +1,11 @@
 //! Lets go of segments that are compacted.
 //!
-//! The rule: **a segment goes only when the commit is past it and it is sealed, and the last one never goes**, since
-//! it carries on positions and ordinals. One that is not sealed yet the collector is still about to write to. It goes when it is older than `--retain`, or sooner while the disk has less free than
-//! twice what the collector reserves. Two become spares, which the collector uses again without asking the disk
-//! for space; the others are deleted. Spares are the collector's, and never deleted here.
+//! The rule: **a segment goes only when the commit is past it, nobody will write to it any more, and one behind it carries
+//! positions, ordinals and the ledger on.** One that is not sealed, or that only one of two marks says to be sealed, the
+//! collector is still about to write to; one behind which no ledger is on disk is all that tells how the ledger stands. It
+//! goes when it is older than `--retain`, or sooner while the disk has less free than twice what the collector reserves.
+//! Two become spares, which the collector uses again without asking the disk for space; the others are deleted. Spares are
+//! the collector's, and never deleted here.
 
 use std::path::Path;
 
@@ -31,8 +33,9 @@ impl Release {
     pub fn run(self, data: &Path) -> Result<usize, StorageError> {
         let log = data.join(layout::LOG);
         let all = bases(&log)?;
+        let Some(carrier) = last_carrier(&log, &all)? else { return Ok(0) };
         let mut released = 0;
-        for (base, next) in all.iter().zip(all.iter().skip(1)) {
+        for (base, next) in all.iter().zip(all.iter().skip(1)).take_while(|(base, _)| **base < carrier) {
             if *next > self.below {
                 break;
             }
@@ -41,6 +44,10 @@ impl Release {
             let page = SegmentFile::open(&log, *base)?.page()?;
             // one whose header is lost will never be sealed, and is only ever deleted
             if page.as_ref().is_ok_and(|page| page.sealed.is_none()) {
+                break;
+            }
+            // they are sealed in their order, so with the next one it is known that this was done with
+            if page.as_ref().is_ok_and(|page| !page.is_sealed_twice) && next_page.sealed.is_none() {
                 break;
             }
             let is_old = next_file.begun_at(&next_page)?.is_some_and(|begun| begun < self.ended_before);
@@ -54,6 +61,19 @@ impl Release {
         }
         Ok(released)
     }
+}
+
+/// The last segment that has a whole ledger on disk.
+fn last_carrier(log: &Path, all: &[u64]) -> Result<Option<u64>, StorageError> {
+    for base in all.iter().rev() {
+        let file = SegmentFile::open(log, *base)?;
+        if let Ok(page) = file.page()?
+            && file.carries_the_ledger(&page)?
+        {
+            return Ok(Some(*base));
+        }
+    }
+    Ok(None)
 }
 
 fn is_short_of_space(log: &Path, page: &HeaderPage) -> Result<bool, StorageError> {

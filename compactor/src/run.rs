@@ -4,21 +4,20 @@
 //! it has in memory and begins again from the commit, for as long as it takes. Segments are let go of before
 //! anything is published: on a full disk that makes the room.
 
-use std::time::Instant;
-
 use tallylight_proto::time::Millis;
 use thiserror::Error;
 
-use crate::clock;
 use crate::commit::CommitError;
 use crate::compaction::{CompactError, Compaction, Config};
 use crate::hours::Bounds;
-use crate::index::{IndexError, Limits};
+use crate::index::Limits;
 use crate::log::{Progress, bases};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::state_folder::{StateError, StateFolder};
 use crate::stop::Stop;
+use crate::storage;
+use tallylight_host::clock;
 use tallylight_proto::layout;
 
 /// Why a run ended.
@@ -43,9 +42,8 @@ impl RunError {
 }
 
 impl RunError {
-    /// Whether the id index must be made again before anything else.
     fn is_damaged_index(&self) -> bool {
-        matches!(self, Self::Compact(CompactError::Index(IndexError::Corrupt { .. })))
+        matches!(self, Self::Compact(error) if error.is_damaged_index())
     }
 }
 
@@ -61,7 +59,7 @@ pub enum Outcome {
 /// Compacts what there is.
 pub fn once(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<Outcome, RunError> {
     let data = &settings.folders.data;
-    if data.is_dir() && !StateFolder::is_settled(data) && has_no_log(settings)? {
+    if storage::is_dir(data) && !StateFolder::is_settled(data) && has_no_log(settings)? {
         return Ok(Outcome::NoLog);
     }
     let state = StateFolder::take(data)?;
@@ -118,7 +116,7 @@ fn follow_once(
     stop: &Stop,
 ) -> Result<(), RunError> {
     let data = &settings.folders.data;
-    if !data.is_dir() {
+    if !storage::is_dir(data) {
         return Ok(());
     }
     let state = match state {
@@ -169,7 +167,7 @@ fn pass(
         When::Following | When::Retrying => compaction.look_patiently()?,
     }
     loop {
-        let until = (when != When::Once).then(|| Instant::now() + settings.running.every.duration());
+        let until = (when != When::Once).then(|| clock::instant() + settings.running.every.duration());
         let progress = compaction.read(until, stop.flag())?;
         let is_last = progress == Progress::AtEnd || stop.is_set();
         let now = clock::now();

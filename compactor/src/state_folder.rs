@@ -110,13 +110,13 @@ pub struct Settled {
 /// Says if there is no log, to whoever would take nothing for a good sign.
 pub fn require_log(data: &Path) -> Result<(), StateError> {
     let path = data.join(layout::LOG);
-    if path.is_dir() { Ok(()) } else { Err(StateError::NoLog { path }) }
+    if storage::is_dir(&path) { Ok(()) } else { Err(StateError::NoLog { path }) }
 }
 
 impl StateFolder {
     /// Takes the folder for this process.
     pub fn take(data: &Path) -> Result<Self, StateError> {
-        if !data.is_dir() {
+        if !storage::is_dir(data) {
             return Err(StateError::NoData { path: data.to_owned() });
         }
         let folder = data.join(layout::COMPACTOR);
@@ -134,7 +134,7 @@ impl StateFolder {
 
     /// Whether a log was compacted from here before.
     pub fn is_settled(data: &Path) -> bool {
-        data.join(layout::COMPACTOR).join(SETTINGS).exists()
+        storage::exists(&data.join(layout::COMPACTOR).join(SETTINGS))
     }
 
     /// Settles with what the log is compacted, or checks that it is with the same as before.
@@ -161,7 +161,7 @@ impl StateFolder {
             return changed("--out", before.out.display().to_string(), out.display().to_string());
         }
         // an empty folder where the output was is a disk that is not mounted; one that is gone was removed
-        if out.is_dir() && !out.join(layout::WATERMARK).is_dir() {
+        if storage::is_dir(&out) && !storage::is_dir(&out.join(layout::WATERMARK)) {
             return Err(StateError::NotTheOutput { out, folder: self.folder.clone() });
         }
         storage::create_dir_all(&out.join(layout::WATERMARK))?;

@@ -1,15 +1,14 @@
 //! The compactor's only way to the disk.
 //!
 //! The rule: **a file is under its name whole and durable, or not at all.** What is made is written aside,
-//! synced, renamed, and the folder synced. Nothing is changed in place. No other module touches `std::fs`, so
+//! synced, renamed, and the folder synced. Nothing is changed in place. No other module touches files, so
 //! that a simulated disk can stand behind this one.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use tallylight_host::disk::{self, File, Mode};
 use thiserror::Error;
 
 /// What could not be done to which path, and why.
@@ -52,7 +51,7 @@ pub struct ReadFile {
 impl ReadFile {
     /// Opens an existing file.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        let file = File::open(path).map_err(because("open", path))?;
+        let file = File::open(path, Mode::Read).map_err(because("open", path))?;
         Ok(Self { file, path: path.to_owned() })
     }
 
@@ -63,7 +62,7 @@ impl ReadFile {
 
     /// Its length in bytes, now.
     pub fn len(&self) -> Result<u64, StorageError> {
-        Ok(self.file.metadata().map_err(because("read the length of", &self.path))?.len())
+        Ok(self.file.metadata().map_err(because("read the length of", &self.path))?.len)
     }
 
     /// Whether it has no bytes, now.
@@ -73,27 +72,24 @@ impl ReadFile {
 
     /// Fills the whole buffer from this offset; the file's end before that is an error (`UnexpectedEof`).
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StorageError> {
-        self.file.read_exact_at(buffer, offset).map_err(because("read", &self.path))
+        match self.read_up_to(buffer, offset)? {
+            read if read == buffer.len() => Ok(()),
+            _ => Err(because("read", &self.path)(io::ErrorKind::UnexpectedEof.into())),
+        }
     }
 
     /// Fills as much of the buffer as the file has from this offset and says how much that was.
     pub fn read_up_to(&self, buffer: &mut [u8], offset: u64) -> Result<usize, StorageError> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(because("read", &self.path)(error)),
-            }
-        }
-        Ok(filled)
+        self.file.read_up_to(buffer, offset).map_err(because("read", &self.path))
     }
 
-    /// Makes durable what any process has written into it so far.
+    /// Makes durable what any process has written into it so far. What is read from then on is what is on disk: after a
+    /// sync that failed for somebody else the page cache may hold what never got there, marked as if it had. (Pages that a
+    /// process has mapped stay, but a collector whose sync fails ends.)
     pub fn sync(&self) -> Result<(), StorageError> {
         step("sync", &self.path)?;
-        self.file.sync_all().map_err(because("sync", &self.path))
+        self.file.sync_all().map_err(because("sync", &self.path))?;
+        self.file.drop_cache().map_err(because("drop the cache of", &self.path))
     }
 }
 
@@ -111,8 +107,7 @@ impl NewFile {
     pub fn create(path: &Path) -> Result<Self, StorageError> {
         let aside = path.with_file_name(temporary_name(path));
         step("create", &aside)?;
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&aside);
-        let file = file.map_err(because("create", &aside))?;
+        let file = File::open(&aside, Mode::Truncate).map_err(because("create", &aside))?;
         Ok(Self { writer: Some(BufWriter::with_capacity(256 * 1024, file)), aside, path: path.to_owned() })
     }
 
@@ -131,14 +126,13 @@ impl NewFile {
         done
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one rename, between the sync of the file and of its folder")]
     fn publish(&self, writer: &mut BufWriter<File>) -> Result<(), StorageError> {
         step("write", &self.aside)?;
         writer.flush().map_err(because("write", &self.aside))?;
         step("sync", &self.aside)?;
         writer.get_ref().sync_all().map_err(because("sync", &self.aside))?;
         step("rename", &self.path)?;
-        fs::rename(&self.aside, &self.path).map_err(because("rename", &self.path))?;
+        disk::rename(&self.aside, &self.path).map_err(because("rename", &self.path))?;
         sync_dir(parent(&self.path))
     }
 
@@ -165,7 +159,7 @@ impl Drop for NewFile {
         drop(writer.into_parts());
         if step("remove", &self.aside).is_ok() {
             // failing that, whoever opens the folder next removes it
-            let _ = fs::remove_file(&self.aside);
+            let _ = disk::remove(&self.aside);
         }
     }
 }
@@ -178,10 +172,9 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
 }
 
 /// Gives a file another name, durably, in place of whatever had it.
-#[expect(clippy::disallowed_methods, reason = "both folders are synced right after")]
 pub fn move_file(from: &Path, to: &Path) -> Result<(), StorageError> {
     step("rename", from)?;
-    fs::rename(from, to).map_err(because("rename", from))?;
+    disk::rename(from, to).map_err(because("rename", from))?;
     sync_dir(parent(to))?;
     if parent(from) != parent(to) {
         sync_dir(parent(from))?;
@@ -192,15 +185,12 @@ pub fn move_file(from: &Path, to: &Path) -> Result<(), StorageError> {
 /// Removes a file. Not durable before [`sync_dir`]: a removal that comes back after a power cut must be harmless.
 pub fn remove(path: &Path) -> Result<(), StorageError> {
     step("remove", path)?;
-    fs::remove_file(path).map_err(because("remove", path))
+    disk::remove(path).map_err(because("remove", path))
 }
 
 /// The names in a folder, sorted; those of files being written aside too (see [`is_temporary`]).
 pub fn list(folder: &Path) -> Result<Vec<OsString>, StorageError> {
-    let list = || fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
-    let mut names = list().map_err(because("list", folder))?;
-    names.sort_unstable();
-    Ok(names)
+    disk::list(folder).map_err(because("list", folder))
 }
 
 /// Whether this is the name of a file being written aside. After a crash it is litter.
@@ -215,12 +205,12 @@ pub fn name_of_temporary(name: &OsStr) -> Option<&str> {
 
 /// A whole file.
 pub fn read(path: &Path) -> Result<Vec<u8>, StorageError> {
-    fs::read(path).map_err(because("read", path))
+    disk::read(path).map_err(because("read", path))
 }
 
 /// Makes a folder and those above it that are missing, all of them durable.
 pub fn create_dir_all(path: &Path) -> Result<(), StorageError> {
-    if path.is_dir() {
+    if is_dir(path) {
         return Ok(());
     }
     let above = parent(path);
@@ -228,8 +218,8 @@ pub fn create_dir_all(path: &Path) -> Result<(), StorageError> {
         create_dir_all(above)?;
     }
     step("create folder", path)?;
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => {
+    match disk::create_folder(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !is_dir(path) => {
             return Err(because("create folder", path)(error));
         }
         _ => {}
@@ -240,14 +230,22 @@ pub fn create_dir_all(path: &Path) -> Result<(), StorageError> {
 /// Makes durable which names are in a folder.
 pub fn sync_dir(folder: &Path) -> Result<(), StorageError> {
     step("sync", folder)?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(because("sync", folder))
+    disk::sync_folder(folder).map_err(because("sync", folder))
 }
 
-/// Bytes that an unprivileged process may still write to the file system of this path (statvfs(3): `f_bavail`).
+/// Bytes that an unprivileged process may still write to the file system of this path.
 pub fn free_space(path: &Path) -> Result<u64, StorageError> {
-    let stat =
-        rustix::fs::statvfs(path).map_err(io::Error::from).map_err(because("ask for the free space of", path))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    disk::free_space(path).map_err(because("ask for the free space of", path))
+}
+
+/// Whether there is a folder with this name.
+pub fn is_dir(path: &Path) -> bool {
+    disk::metadata(path).is_ok_and(|metadata| metadata.is_folder)
+}
+
+/// Whether there is anything with this name.
+pub fn exists(path: &Path) -> bool {
+    disk::metadata(path).is_ok()
 }
 
 /// How the name of a file being written aside begins. Readers of Parquet skip names that begin with a dot.

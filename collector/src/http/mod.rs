@@ -41,11 +41,11 @@ use tallylight_proto::{Front, Refusal};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::clock;
 use crate::door::Door;
 use crate::phase::Watch;
 use crate::stats::WorkerStats;
 use crate::watched::Watched;
+use tallylight_host::clock;
 
 pub use connection::serve;
 pub use peer::Peers;

@@ -7,6 +7,7 @@
 
 use std::time::Instant;
 
+use tallylight_host::clock;
 use tallylight_proto::beacon::Judged;
 use tallylight_proto::datagram::Number;
 use tallylight_proto::ledger::Counts;
@@ -255,7 +256,7 @@ impl Batch {
     }
 
     fn open(&mut self) {
-        self.opened.get_or_insert_with(Instant::now);
+        self.opened.get_or_insert_with(clock::instant);
     }
 }
 

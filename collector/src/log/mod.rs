@@ -13,6 +13,8 @@
 
 mod active;
 mod batch;
+#[cfg(feature = "simulated")]
+pub mod by_turns;
 mod recovery;
 mod status;
 pub mod storage;
@@ -90,6 +92,38 @@ pub struct Appender {
     status: Arc<Status>,
 }
 
+/// What the log is made of; each has a thread of its own.
+struct Parts {
+    writer: writer::Writer,
+    syncer: syncer::Syncer,
+    supply: Arc<Supply>,
+    appender: Appender,
+    batches: Receiver<Batch>,
+    recovered: Recovered,
+}
+
+impl Parts {
+    /// Recovers what is there, and stands ready to go on.
+    fn of(options: &Options) -> Result<Self, LogError> {
+        let folder = options.data.join(layout::LOG);
+        storage::create_folder(&folder.join(layout::SPARE))?;
+        // whoever made them may have been killed before their names were on disk
+        storage::sync_folder(&options.data)?;
+        storage::sync_folder(&folder)?;
+        let recovered = recovery::recover(&folder)?;
+        let status = Arc::new(Status::new(&recovered));
+        let (queue, batches) = bounded(QUEUE_LEN);
+        let (recycle, recycled) = bounded(RECYCLED_LEN);
+        let supply = Arc::new(Supply::new(options, folder.clone(), &recovered, Arc::clone(&status)));
+        let (sync_tasks, tasks) = crossbeam_channel::unbounded();
+        let syncer = syncer::Syncer::new(folder.clone(), options.sync_interval, Arc::clone(&status), tasks);
+        let channels = writer::Channels { sync_tasks, recycle };
+        let writer = writer::Writer::new(folder, &recovered, Arc::clone(&supply), channels, Arc::clone(&status));
+        let appender = Appender { queue, recycled, status };
+        Ok(Self { writer, syncer, supply, appender, batches, recovered })
+    }
+}
+
 impl Log {
     /// Recovers what is there and starts the threads. `on_failure` is called once, from one of them, if the log
     /// can never go on: a failed sync is final, since the kernel then forgets what it could not write.
@@ -97,10 +131,8 @@ impl Log {
         options: Options,
         on_failure: impl Fn(LogError) + Send + Sync + 'static,
     ) -> Result<(Self, Recovered), LogError> {
-        let folder = options.data.join(layout::LOG);
-        storage::create_folder(&folder.join(layout::SPARE))?;
-        let recovered = recovery::recover(&folder)?;
-        let status = Arc::new(Status::new(&recovered));
+        let Parts { writer, syncer, supply, appender, batches, recovered } = Parts::of(&options)?;
+        let status = Arc::clone(&appender.status);
         let fail: Arc<dyn Fn(LogError) + Send + Sync> = {
             let status = Arc::clone(&status);
             Arc::new(move |error| {
@@ -108,14 +140,6 @@ impl Log {
                 on_failure(error);
             })
         };
-        let (queue, batches) = bounded(QUEUE_LEN);
-        let (recycle, recycled) = bounded(RECYCLED_LEN);
-        let supply = Arc::new(Supply::new(&options, folder.clone(), &recovered, Arc::clone(&status)));
-        let (sync_tasks, tasks) = crossbeam_channel::unbounded();
-        let syncer = syncer::Syncer::new(folder.clone(), options.sync_interval, Arc::clone(&status), tasks);
-        let channels = writer::Channels { sync_tasks, recycle };
-        let writer =
-            writer::Writer::new(folder.clone(), &recovered, Arc::clone(&supply), channels, Arc::clone(&status));
         let threads = vec![
             spawn("log-supply", Arc::clone(&fail), {
                 let supply = Arc::clone(&supply);
@@ -124,7 +148,6 @@ impl Log {
             spawn("log-sync", Arc::clone(&fail), move || syncer.run())?,
             spawn("log-writer", fail, move || writer.run(&batches))?,
         ];
-        let appender = Appender { queue, recycled, status: Arc::clone(&status) };
         Ok((Self { threads, supply, status, appender }, recovered))
     }
 

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use super::LogError;
 use super::active::Shared;
 use super::storage::{self, Exclusive, MappedFile, StorageError};
-use crate::clock;
+use tallylight_host::clock;
 
 /// Added to the base of a last segment whose header is lost, and with it its capacity: more than any has.
 const LOST_HEADER_JUMP: u64 = 1 << 40;
@@ -82,7 +82,10 @@ fn settle_new(folder: &Path, base: u64, bases: &[u64]) -> Result<bool, LogError>
     let path = folder.join(layout::new_segment(base));
     // an empty file cannot be mapped
     let page = match MappedFile::open(&path) {
-        Ok(file) => header(&file, base)?,
+        Ok(file) => {
+            file.read_from_disk()?;
+            header(&file, base)?
+        }
         Err(_) => None,
     };
     if page.is_some_and(|page| page.header.first_ordinal != UNKNOWN_ORDINAL) && !bases.contains(&base) {
@@ -114,6 +117,8 @@ fn tail(folder: &Path, bases: &[u64]) -> Result<Vec<Left>, LogError> {
             size => size?,
         };
         let file = MappedFile::open(&path)?;
+        // also of a sealed one: the sync of its seal may be what failed
+        file.read_from_disk()?;
         let page = header(&file, base)?;
         let is_last = match &page {
             Some(page) if page.sealed.is_some() => has_ledger(&file, page)?,
@@ -161,9 +166,6 @@ fn recover_segment(
     next: Option<u64>,
     recovered: &mut Recovered,
 ) -> Result<(), LogError> {
-    if page.sealed.is_none() {
-        file.read_from_disk()?;
-    }
     let whole_below = page.whole_below();
     let mut found = Contents::new(&page, recovered.next_ordinal);
     let mut scanner = scanner(file, &page);
@@ -177,8 +179,10 @@ fn recover_segment(
         }
     }
     if let Some(sealed) = page.sealed {
-        // a kill may have left the seal in the page cache alone
-        file.sync()?;
+        if !page.is_sealed_twice {
+            // killed between the two
+            let _ = Shared::recovered(file.share(), page.header, sealed)?.seal(&Holes::default())?;
+        }
         recovered.next_ordinal = sealed.ordinal;
         return Ok(());
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tallylight_host::clock;
 use tallylight_proto::ledger::Counts;
 use tallylight_proto::sources::Sources;
 
@@ -62,7 +63,7 @@ pub struct StatusSnapshot {
 impl Status {
     pub(super) fn new(recovered: &Recovered) -> Self {
         Self {
-            started: Instant::now(),
+            started: clock::instant(),
             shedding: AtomicBool::default(),
             failed: AtomicBool::default(),
             pushed: AtomicU64::default(),
@@ -85,7 +86,7 @@ impl Status {
 
     /// The time of the sources: milliseconds since the log was started.
     pub fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(clock::since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Whether events are shed for the disk right now, or for ever.

@@ -1,18 +1,14 @@
-//! Every system call of the log, and the only unsafe code of the collector.
+//! The log's way to the disk, and the only unsafe code of the collector.
 //!
 //! The two ways in which a memory-mapped log dies are a disk that is full when a page is first touched and a
 //! file that is cut short under the map: both are SIGBUS. So space is allocated before it is mapped, and the
 //! data folder is locked, so that no second collector can touch the files.
 
-use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use tallylight_host::disk::{self, File, Locked, Map, Mode, PAGE};
 use tallylight_proto::segment::{MARK_WORDS, Mark, MarkKind};
 use thiserror::Error;
 
@@ -44,38 +40,42 @@ fn at<T>(action: &'static str, path: &Path, result: io::Result<T>) -> Result<T> 
 
 /// Makes a folder and those above it, and makes sure that they are there after a power cut.
 pub fn create_folder(path: &Path) -> Result<()> {
-    if path.is_dir() {
+    if is_folder(path) {
         return Ok(());
     }
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         create_folder(parent)?;
     }
-    match std::fs::create_dir(path) {
+    match disk::create_folder(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => at("create the folder", path, made),
     }?;
     sync_folder(path.parent().unwrap_or(path))
 }
 
+fn is_folder(path: &Path) -> bool {
+    disk::metadata(path).is_ok_and(|metadata| metadata.is_folder)
+}
+
 /// Makes what was created, renamed or removed in a folder survive a power cut.
 pub fn sync_folder(path: &Path) -> Result<()> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    at("sync the folder", path, File::open(path).and_then(|folder| folder.sync_all()))
+    at("sync the folder", path, disk::sync_folder(path))
 }
 
 /// Takes a lock that lasts as long as the file is open (`flock(2)`); nothing if another process holds it.
 pub fn lock(path: &Path) -> Result<Option<File>> {
-    let file = at("open", path, OpenOptions::new().create(true).truncate(false).write(true).open(path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(source)) => at("lock", path, Err(source)),
-    }
+    let file = at("open", path, File::open(path, Mode::Create))?;
+    Ok(match at("lock", path, file.try_lock())? {
+        Locked::Taken => Some(file),
+        Locked::Held => None,
+    })
 }
 
 /// Reads a small file; nothing if there is none.
 pub fn read_small(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
+    let read = disk::read(path).and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+    match read {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         read => at("read", path, read).map(Some),
     }
@@ -84,7 +84,7 @@ pub fn read_small(path: &Path) -> Result<Option<String>> {
 /// Writes a small file so that it is there whole or not at all, also after a power cut.
 pub fn write_small(path: &Path, text: &str) -> Result<()> {
     let aside = path.with_extension("tmp");
-    let mut file = at("create", &aside, File::create(&aside))?;
+    let mut file = at("create", &aside, File::open(&aside, Mode::Truncate))?;
     at("write", &aside, io::Write::write_all(&mut file, text.as_bytes()))?;
     at("sync", &aside, file.sync_all())?;
     rename(&aside, path)?;
@@ -93,22 +93,18 @@ pub fn write_small(path: &Path, text: &str) -> Result<()> {
 
 /// The names in a folder, sorted.
 pub fn list(folder: &Path) -> Result<Vec<String>> {
-    let entries = at("list", folder, std::fs::read_dir(folder))?;
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    let mut names: Vec<String> = at("list", folder, names.collect())?;
-    names.sort();
-    Ok(names)
+    let names = at("list", folder, disk::list(folder))?;
+    Ok(names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
 /// Renames a file. That is seen at once, and survives a power cut once the folder is synced.
-#[expect(clippy::disallowed_methods, reason = "the callers sync the folder, at the time that suits them")]
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    at("rename", from, std::fs::rename(from, to))
+    at("rename", from, disk::rename(from, to))
 }
 
 /// Removes a file; one that is gone already is no error.
 pub fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
+    match disk::remove(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => at("remove", path, removed),
     }
@@ -116,18 +112,17 @@ pub fn remove(path: &Path) -> Result<()> {
 
 /// The size of a file in bytes.
 pub fn size(path: &Path) -> Result<u64> {
-    at("look at", path, std::fs::metadata(path)).map(|metadata| metadata.len())
+    at("look at", path, disk::metadata(path)).map(|metadata| metadata.len)
 }
 
 /// How many bytes of a file have space of their own.
 pub fn allocated(path: &Path) -> Result<u64> {
-    at("look at", path, std::fs::metadata(path)).map(|metadata| metadata.blocks() * 512)
+    at("look at", path, disk::metadata(path)).map(|metadata| metadata.allocated)
 }
 
 /// Free bytes on the disk of a folder, for whoever is not root.
 pub fn free_space(folder: &Path) -> Result<u64> {
-    let stat = at("ask for the free space of", folder, rustix::fs::statvfs(folder).map_err(io::Error::from))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    at("ask for the free space of", folder, disk::free_space(folder))
 }
 
 /// A segment's file in memory.
@@ -137,7 +132,7 @@ pub fn free_space(folder: &Path) -> Result<u64> {
 pub struct MappedFile {
     path: PathBuf,
     file: File,
-    map: MmapRaw,
+    map: Map,
 }
 
 /// The right to write into a mapped file: given out once, by [`MappedFile::create`] and [`MappedFile::open`].
@@ -147,19 +142,18 @@ pub struct Exclusive(std::sync::Arc<MappedFile>);
 impl MappedFile {
     /// Allocates a file of this size, in which all space is real, and maps it. What it holds stays as it is.
     pub fn create(path: &Path, size: u64) -> Result<Exclusive> {
-        let options = OpenOptions::new().create(true).truncate(false).read(true).write(true).clone();
-        let file = at("create", path, options.open(path))?;
+        let file = at("create", path, File::open(path, Mode::Create))?;
         allocate(path, &file, size)?;
         Self::map(path, file)
     }
 
     /// Maps a file that is there, as large as it is.
     pub fn open(path: &Path) -> Result<Exclusive> {
-        Self::map(path, at("open", path, OpenOptions::new().read(true).write(true).open(path))?)
+        Self::map(path, at("open", path, File::open(path, Mode::Write))?)
     }
 
     fn map(path: &Path, file: File) -> Result<Exclusive> {
-        let map = at("map", path, MmapOptions::new().map_raw(&file))?;
+        let map = at("map", path, file.map())?;
         Ok(Exclusive(std::sync::Arc::new(Self { path: path.to_owned(), file, map })))
     }
 
@@ -170,16 +164,7 @@ impl MappedFile {
 
     /// Reads from an offset, as much as there is.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let mut read = 0;
-        while read < buffer.len() {
-            match self.file.read_at(&mut buffer[read..], offset + read as u64) {
-                Ok(0) => break,
-                Ok(n) => read += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return at("read", &self.path, Err(error)),
-            }
-        }
-        Ok(read)
+        at("read", &self.path, self.file.read_up_to(buffer, offset))
     }
 
     /// Stores a mark, word by word, so that readers in other processes see it after the records below it.
@@ -187,8 +172,9 @@ impl MappedFile {
         let offset = Mark::offset(kind, slot);
         assert!(offset + MARK_WORDS * 8 <= self.map.len(), "a segment is longer than its header");
         for (n, word) in mark.words(salt, kind, slot).into_iter().enumerate() {
+            self.map.will_write(offset + n * 8, 8);
             // SAFETY: the assertion above keeps the address within the map.
-            let address = unsafe { self.map.as_mut_ptr().add(offset + n * 8) };
+            let address = unsafe { self.map.start().add(offset + n * 8) };
             // SAFETY: the address is mapped as long as `self` lives, and 8-byte aligned because the map is
             // page-aligned and slots are 64-byte aligned. All accesses of this process to the marks of a mapped
             // file are these atomic stores: `Exclusive::bytes` begins behind the header, and header pages are
@@ -202,11 +188,11 @@ impl MappedFile {
     /// a first touch costs ten times the copy.
     pub fn populate(&self, from: u64, to: u64) {
         let (from, to) = (from.min(self.size()), to.min(self.size()));
-        let page = 4096;
-        let (Ok(from), Ok(to)) = (usize::try_from(from / page * page), usize::try_from(to)) else { return };
+        let (Ok(from), Ok(to)) = (usize::try_from(from), usize::try_from(to)) else { return };
+        let from = from / PAGE * PAGE;
         if from < to {
             // an older kernel cannot: then the writer pays for it
-            let _ = self.map.advise_range(Advice::PopulateWrite, from, to - from);
+            let _ = self.map.populate(from, to - from);
         }
     }
 
@@ -219,8 +205,7 @@ impl MappedFile {
     /// never got there, marked as if it had.
     pub fn read_from_disk(&self) -> Result<()> {
         self.sync()?;
-        let advice = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
-        at("drop the cache of", &self.path, advice.map_err(io::Error::from))
+        at("drop the cache of", &self.path, self.file.drop_cache())
     }
 
     /// Writes into the file beside the map: for header pages that nobody reads yet.
@@ -230,10 +215,9 @@ impl MappedFile {
 
     /// Gives back the space from an offset on; the size stays. Not every file system can: then it is kept.
     pub fn free_behind(&self, offset: u64) {
-        let offset = offset.next_multiple_of(4096);
+        let offset = offset.next_multiple_of(PAGE as u64);
         if offset < self.size() {
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let _ = rustix::fs::fallocate(&self.file, flags, offset, self.size() - offset);
+            let _ = self.file.punch_hole(offset, self.size() - offset);
         }
     }
 }
@@ -254,8 +238,9 @@ impl Exclusive {
         let offset = usize::try_from(offset).expect("an offset in a mapped file fits in memory");
         let end = offset.checked_add(len).expect("records are small");
         assert!(offset >= tallylight_proto::segment::HEADER_LEN && end <= self.0.map.len(), "not in the records");
+        self.0.map.will_write(offset, len);
         // SAFETY: the assertion above keeps the address within the map.
-        let start = unsafe { self.0.map.as_mut_ptr().add(offset) };
+        let start = unsafe { self.0.map.start().add(offset) };
         // SAFETY: the range is mapped, readable and writable as long as `self` lives, and any bytes are valid u8.
         // It is not aliased: `Exclusive` cannot be cloned and is made once a mapping, this borrows it mutably,
         // `store_mark` stays in the header, and the data folder's lock keeps other collectors out. The compactor
@@ -286,16 +271,16 @@ impl std::ops::Deref for Exclusive {
 
 /// Gives a file real space for all its bytes, so that touching a page of its map cannot fail for want of space.
 fn allocate(path: &Path, file: &File, size: u64) -> Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        Err(Errno::OPNOTSUPP) => at("fill", path, fill(file, size)),
-        allocated => at("allocate", path, allocated.map_err(io::Error::from)),
+    match file.allocate(size) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => at("fill", path, fill(file, size)),
+        allocated => at("allocate", path, allocated),
     }
 }
 
 /// The slow way, where `fallocate` is not known: writes over every page what stands there, zeros where nothing
 /// does. Page by page: larger writes make larger folios, of which every later sync writes the whole.
 fn fill(file: &File, size: u64) -> io::Result<()> {
-    let mut page = [0; 4096];
+    let mut page = [0; PAGE];
     for offset in (0..size).step_by(page.len()) {
         page.fill(0);
         let _ = file.read_at(&mut page, offset)?;
@@ -313,7 +298,7 @@ mod tests {
     fn a_mapped_file_is_really_allocated_and_gives_its_tail_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut file = MappedFile::create(&folder.path().join("x"), 1 << 20).expect("room");
-        let blocks = |file: &Exclusive| file.file.metadata().expect("it is there").blocks() * 512;
+        let blocks = |file: &Exclusive| file.file.metadata().expect("it is there").allocated;
         assert!(blocks(&file) >= 1 << 20);
         file.bytes(8192, 3).copy_from_slice(b"abc");
         file.free_behind(8195);
@@ -329,7 +314,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x");
         std::fs::write(&path, b"held").expect("room");
-        let file = OpenOptions::new().read(true).write(true).open(&path).expect("it is there");
+        let file = File::open(&path, Mode::Write).expect("it is there");
         fill(&file, 10_000).expect("room");
         let read = std::fs::read(&path).expect("it is there");
         assert_eq!((read.len(), &read[..5]), (10_000, &b"held\0"[..]));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tallylight_host::{chance, clock, wait};
 use tallylight_proto::layout;
 use tallylight_proto::segment::{HEADER_LEN, Header, MAX_PAYLOAD, UNKNOWN_ORDINAL, framed_len};
 use tracing::{info, warn};
@@ -16,7 +17,6 @@ use super::recovery::Recovered;
 use super::status::Status;
 use super::storage::{self, Exclusive, MappedFile, StorageError};
 use super::{LogError, Options};
-use crate::clock;
 
 /// How far ahead of the last record pages are touched, in bytes: some ms of appending at full speed. All of it
 /// is written to the disk once as zeros, so not more.
@@ -41,7 +41,7 @@ pub(super) struct Supply {
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     next: Option<Prepared>,
     next_base: u64,
     /// The disk has no room for another segment.
@@ -49,6 +49,18 @@ struct State {
     stop: bool,
     /// What the writer appends to.
     active: Option<Arc<Shared>>,
+}
+
+/// What came of a turn of the thread.
+pub(super) enum Turn<'s> {
+    /// There may be more to do.
+    Worked,
+    /// There is nothing to do before something changes.
+    Idle(MutexGuard<'s, State>),
+    /// The disk is full.
+    Full(MutexGuard<'s, State>),
+    /// It was told to end.
+    Stopped,
 }
 
 impl Supply {
@@ -82,7 +94,7 @@ impl Supply {
                 self.status.waited();
                 waited = true;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait::for_a_change(&self.changed, &self.state, state);
         }
     }
 
@@ -107,26 +119,34 @@ impl Supply {
     /// The thread's body.
     pub fn run(&self) -> Result<(), LogError> {
         loop {
-            let mut state = self.lock();
-            if state.stop {
-                return Ok(state.next.take().map_or(Ok(()), Prepared::discard)?);
+            match self.turn()? {
+                Turn::Worked => {}
+                Turn::Idle(state) => drop(self.changed.wait_timeout(state, TICK)),
+                Turn::Full(state) => drop(self.changed.wait_timeout_while(state, RETRY, |state| !state.stop)),
+                Turn::Stopped => return Ok(()),
             }
-            if state.next.is_none() {
-                let base = state.next_base;
-                drop(state);
-                self.supply(base)?;
-                continue;
-            }
-            let Some((active, to)) = state.untouched() else {
-                drop(self.changed.wait_timeout(state, TICK));
-                continue;
-            };
-            drop(state);
-            active.touch(to);
         }
     }
 
-    fn supply(&self, base: u64) -> Result<(), LogError> {
+    /// Does the one thing that is most wanted.
+    pub fn turn(&self) -> Result<Turn<'_>, LogError> {
+        let mut state = self.lock();
+        if state.stop {
+            state.next.take().map_or(Ok(()), Prepared::discard)?;
+            return Ok(Turn::Stopped);
+        }
+        if state.next.is_none() {
+            let base = state.next_base;
+            drop(state);
+            return self.supply(base);
+        }
+        let Some((active, to)) = state.untouched() else { return Ok(Turn::Idle(state)) };
+        drop(state);
+        active.touch(to);
+        Ok(Turn::Worked)
+    }
+
+    fn supply(&self, base: u64) -> Result<Turn<'_>, LogError> {
         let made = self.prepare(base);
         let mut state = self.lock();
         let full = match made {
@@ -152,10 +172,7 @@ impl Supply {
         }
         state.full = full;
         self.changed.notify_all();
-        if full {
-            drop(self.changed.wait_timeout_while(state, RETRY, |state| !state.stop));
-        }
-        Ok(())
+        Ok(if full { Turn::Full(state) } else { Turn::Worked })
     }
 
     /// Makes a segment out of a spare one or of free space; nothing if there is neither.
@@ -166,17 +183,13 @@ impl Supply {
             None => self.allocate(&path)?,
         };
         let Some(file) = file else { return Ok(None) };
-        let mut salt = [0; 8];
-        getrandom::fill(&mut salt).map_err(|error| StorageError {
-            action: "draw a salt for",
-            path: path.clone(),
-            source: error.into(),
-        })?;
+        let salt =
+            chance::bits().map_err(|source| StorageError { action: "draw a salt for", path: path.clone(), source })?;
         let header = Header {
             node: self.node.clone(),
             base,
             capacity: self.capacity,
-            salt: u64::from_ne_bytes(salt),
+            salt,
             first_ordinal: UNKNOWN_ORDINAL,
             reserve: self.reserve,
             created_at: clock::now(),

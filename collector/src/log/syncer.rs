@@ -4,12 +4,14 @@
 //! A sync that fails is final. The kernel has marked the pages clean by then, and the next call would say that
 //! all is well ("Can Applications Recover from fsync Failures?", Rebello et al., USENIX ATC 2020).
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use metrics::Histogram;
+use tallylight_host::clock;
 use tallylight_proto::segment::Holes;
 use tracing::debug;
 
@@ -38,6 +40,8 @@ pub(super) struct Syncer {
     active: Option<Arc<Shared>>,
     sealing: Vec<Arc<Shared>>,
     waiting: Vec<(u64, AckSender)>,
+    /// When it was last time to sync.
+    last: Instant,
     /// A segment has got its name since the folder was last synced.
     is_folder_dirty: bool,
     duration: Histogram,
@@ -47,36 +51,47 @@ impl Syncer {
     pub fn new(folder: PathBuf, interval: Duration, status: Arc<Status>, tasks: Receiver<Task>) -> Self {
         let duration = metrics::histogram!("tallylight_log_sync_duration_seconds");
         let (active, sealing, waiting) = (None, Vec::new(), Vec::new());
-        Self { folder, interval, status, tasks, active, sealing, waiting, is_folder_dirty: false, duration }
+        let last = clock::instant();
+        Self { folder, interval, status, tasks, active, sealing, waiting, last, is_folder_dirty: false, duration }
     }
 
     /// The thread's body. It ends when the writer has gone, with everything on disk.
     pub fn run(mut self) -> Result<(), LogError> {
-        let mut last = Instant::now();
         loop {
-            let gone = self.gather(last + self.interval);
-            let is_due = last.elapsed() >= self.interval;
-            if is_due {
-                last = Instant::now();
-            }
-            if is_due || !self.waiting.is_empty() || !self.sealing.is_empty() {
-                self.sync()?;
-            }
-            if gone {
+            let first = match self.waiting.is_empty() {
+                true => self.tasks.recv_deadline(self.last + self.interval),
+                false => self.next(),
+            };
+            if self.turn(first)?.is_break() {
                 return Ok(());
             }
         }
     }
 
-    /// Takes all tasks there are, waiting for the first one until the deadline. True when the writer has gone.
-    fn gather(&mut self, deadline: Instant) -> bool {
-        let mut next = match self.waiting.is_empty() {
-            true => self.tasks.recv_deadline(deadline),
-            false => self.tasks.try_recv().map_err(|error| match error.is_disconnected() {
-                true => RecvTimeoutError::Disconnected,
-                false => RecvTimeoutError::Timeout,
-            }),
-        };
+    /// Takes all tasks there are, this one first, and syncs if it is time or somebody waits. A break when the writer
+    /// has gone.
+    pub fn turn(&mut self, first: Result<Task, RecvTimeoutError>) -> Result<ControlFlow<()>, LogError> {
+        let is_gone = self.gather(first);
+        let is_due = clock::since(self.last) >= self.interval;
+        if is_due {
+            self.last = clock::instant();
+        }
+        if is_due || !self.waiting.is_empty() || !self.sealing.is_empty() {
+            self.sync()?;
+        }
+        Ok(if is_gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// The next task, if there is one.
+    pub fn next(&self) -> Result<Task, RecvTimeoutError> {
+        self.tasks.try_recv().map_err(|error| match error.is_disconnected() {
+            true => RecvTimeoutError::Disconnected,
+            false => RecvTimeoutError::Timeout,
+        })
+    }
+
+    /// True when the writer has gone.
+    fn gather(&mut self, mut next: Result<Task, RecvTimeoutError>) -> bool {
         loop {
             match next {
                 Ok(Task::Begin(active)) => {
@@ -87,7 +102,7 @@ impl Syncer {
                 Ok(Task::Wait(waiting)) => self.waiting.extend(waiting),
                 Err(error) => return error == RecvTimeoutError::Disconnected,
             }
-            next = self.tasks.recv_deadline(Instant::now());
+            next = self.next();
         }
     }
 
@@ -115,9 +130,9 @@ impl Syncer {
     }
 
     fn timed<T>(&self, sync: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
+        let start = clock::instant();
         let result = sync();
-        self.duration.record(start.elapsed());
+        self.duration.record(clock::since(start));
         result
     }
 

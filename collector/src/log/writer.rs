@@ -26,7 +26,7 @@ use super::status::Status;
 use super::supply::Supply;
 use super::syncer::Task;
 use super::{LogError, StorageError};
-use crate::clock;
+use tallylight_host::clock;
 
 /// How often an empty channel is looked at while there is traffic: what an acknowledgement waits at most, and
 /// a thousand wake-ups a second instead of one an event.
@@ -101,7 +101,7 @@ impl Writer {
             total: recovered.counts,
             since_start: Counts::default(),
             written: recovered.counts,
-            written_at: Instant::now(),
+            written_at: clock::instant(),
         };
         Self {
             folder,
@@ -123,30 +123,42 @@ impl Writer {
 
     /// The thread's body. It ends when all fronts have gone and the channel is empty.
     pub fn run(mut self, batches: &Receiver<Batch>) -> Result<(), LogError> {
-        self.rotate()?;
-        self.commit(0);
-        let mut last_batch = Instant::now();
+        self.begin()?;
+        let mut last_batch = clock::instant();
         loop {
-            let first = match self.wait(batches, last_batch.elapsed() >= SILENCE) {
+            let first = match self.wait(batches, clock::since(last_batch) >= SILENCE) {
                 Ok(batch) => Some(batch),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return self.close(),
             };
             if first.is_some() {
-                last_batch = Instant::now();
+                last_batch = clock::instant();
             }
-            let mut drained = 0;
-            for batch in first.into_iter().chain(batches.try_iter()).take(DRAIN) {
-                self.append(batch)?;
-                drained += 1;
-            }
-            if self.is_shedding {
-                self.rotate()?;
-            }
-            self.status.sources().tick(self.status.now_ms());
-            self.keep_ledger()?;
-            self.commit(drained);
+            self.turn(first.into_iter().chain(batches.try_iter()))?;
         }
+    }
+
+    /// The first segment, with how the ledger stands.
+    pub fn begin(&mut self) -> Result<(), LogError> {
+        self.rotate()?;
+        self.commit(0);
+        Ok(())
+    }
+
+    /// Appends some of these, and commits.
+    pub fn turn(&mut self, batches: impl Iterator<Item = Batch>) -> Result<(), LogError> {
+        let mut drained = 0;
+        for batch in batches.take(DRAIN) {
+            self.append(batch)?;
+            drained += 1;
+        }
+        if self.is_shedding {
+            self.rotate()?;
+        }
+        self.status.sources().tick(self.status.now_ms());
+        self.keep_ledger()?;
+        self.commit(drained);
+        Ok(())
     }
 
     fn wait(&self, batches: &Receiver<Batch>, silent: bool) -> Result<Batch, RecvTimeoutError> {
@@ -171,7 +183,7 @@ impl Writer {
 
     fn append(&mut self, mut batch: Batch) -> Result<(), StorageError> {
         if let Some(opened) = batch.opened() {
-            self.delay.record(opened.elapsed());
+            self.delay.record(clock::since(opened));
         }
         self.ledger.add(batch.counts());
         let groups = batch.take_groups();
@@ -337,7 +349,7 @@ impl Writer {
             }
             None => {
                 // not again before it is due again
-                self.ledger.written_at = Instant::now();
+                self.ledger.written_at = clock::instant();
                 false
             }
         }
@@ -371,7 +383,8 @@ impl Writer {
         }
     }
 
-    fn close(mut self) -> Result<(), LogError> {
+    /// The closing ledger record, when no batch will come any more.
+    pub fn close(mut self) -> Result<(), LogError> {
         let is_told = self.append_ledger(true, Scope::Changes);
         if !is_told && (self.is_shedding || !self.rotate()? || !self.append_ledger(true, Scope::Changes)) {
             error!("no room for the closing ledger record: this life will look as if it had been killed");
@@ -437,7 +450,7 @@ impl LedgerState {
     fn due_in(&self, is_shedding: bool) -> Duration {
         let is_busy = self.total != self.written && !is_shedding;
         let interval = if is_busy { LEDGER_BUSY } else { LEDGER_IDLE };
-        interval.saturating_sub(self.written_at.elapsed())
+        interval.saturating_sub(clock::since(self.written_at))
     }
 
     /// What is to be written now.
@@ -448,7 +461,7 @@ impl LedgerState {
     /// The record is in the log.
     fn is_written(&mut self) {
         self.written = self.total;
-        self.written_at = Instant::now();
+        self.written_at = clock::instant();
     }
 }
 

@@ -30,9 +30,9 @@ use tokio::net::UdpSocket;
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::clock;
 use crate::http::Shared;
 use crate::listen::{self, is_shortage};
+use tallylight_host::clock;
 
 pub use admission::Admission;
 pub use report::Page;

@@ -41,7 +41,7 @@ use crate::log::{Item, LogError, Purpose, Reader, bases};
 use crate::parquet_file::FileError;
 use crate::run::chain;
 use crate::state_folder::{StateError, StateFolder, node_of};
-use crate::storage::StorageError;
+use crate::storage::{self, StorageError};
 
 /// How often it is read again where segments were let go of or a commit was made meanwhile.
 const TRIES: usize = 5;
@@ -91,7 +91,7 @@ pub fn audit(data: &Path, out: Option<&Path>, is_json: bool, mut to: impl Write)
 }
 
 fn report(data: &Path, out: Option<&Path>) -> Result<Report, AuditError> {
-    if bases(&data.join(layout::LOG))?.is_empty() && !data.join(layout::NODE).exists() {
+    if bases(&data.join(layout::LOG))?.is_empty() && !storage::exists(&data.join(layout::NODE)) {
         let lines = vec![Line::fact("log", "nothing was logged yet")];
         let sections = vec![Section { name: "log", title: "The log".into(), lines }];
         return Ok(Report { node: "(none yet)".into(), sections });

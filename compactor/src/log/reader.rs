@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tallylight_host::clock;
 use tallylight_proto::layout;
 use tallylight_proto::segment::{
     Found, Framing, Gap, HEADER_LEN, HeaderError, HeaderPage, Mark, Scanner, UNKNOWN_ORDINAL,
@@ -354,14 +355,14 @@ impl Reader {
         let leaves_it = self.is_patient
             && match self.unsynced {
                 Some((wanted, since)) if wanted > synced => {
-                    if since.elapsed() < PATIENCE && lock::is_held(&self.collector_lock) {
+                    if clock::since(since) < PATIENCE && lock::is_held(&self.collector_lock) {
                         return true;
                     }
                     false
                 }
                 _ => true,
             };
-        self.unsynced = Some((committed, Instant::now()));
+        self.unsynced = Some((committed, clock::instant()));
         leaves_it
     }
 

@@ -89,6 +89,8 @@ pub struct HeaderPage {
     pub synced: Option<Mark>,
     /// The end of the segment, once it has one.
     pub sealed: Option<Mark>,
+    /// Both slots say so: whoever seals it is done with it.
+    pub is_sealed_twice: bool,
     /// Where what is bad is torn.
     pub holes: Holes,
     /// Offsets of parts that are damaged though another copy made up for it. A mark of a segment that is being
@@ -176,7 +178,8 @@ impl HeaderPage {
         let not_zero =
             zeros.into_iter().filter_map(|(from, to)| Some(from + page[from..to].iter().position(|b| *b != 0)?));
         damaged.extend(not_zero);
-        Ok(Self { header, committed, synced, sealed, holes, damaged })
+        let is_sealed_twice = sealed.is_some_and(|end| end.is_in_both_slots(page, header.salt, MarkKind::Sealed));
+        Ok(Self { header, committed, synced, sealed, is_sealed_twice, holes, damaged })
     }
 
     /// Up to which offset everything must be whole: what is not is damaged.

@@ -85,6 +85,13 @@ impl Mark {
         (furthest, damaged)
     }
 
+    /// Whether both slots of a header page hold this mark.
+    pub(super) fn is_in_both_slots(self, page: &[u8], salt: u64, kind: MarkKind) -> bool {
+        let mut both = page.to_vec();
+        (0..2).for_each(|slot| self.write(&mut both, salt, kind, slot));
+        both == page
+    }
+
     fn check(self, salt: u64, kind: MarkKind, slot: usize) -> u64 {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&salt.to_le_bytes());

@@ -1,0 +1,169 @@
+//! What was sent, what was promised for it, and what must be true now.
+//!
+//! The rule: it believes the outside alone. A promise is an answer that a sender got; what it stands for is in SECURITY.md.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tallylight_collector::door::Ack;
+use tallylight_collector::log::{Level, StatusSnapshot};
+use tokio::sync::oneshot::error::TryRecvError;
+
+use crate::outputs::Row;
+use crate::traffic::Sent;
+
+/// What the sender of an event was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// Nothing, or that it could not be taken.
+    None,
+    /// It is in the log, below this position: it survives a kill.
+    Logged { position: u64 },
+    /// It is on disk: it survives everything but the disk's own end.
+    Synced,
+}
+
+/// An event, and all that is known about it.
+pub struct Known {
+    pub sent: Sent,
+    /// How often it was sent.
+    pub copies: usize,
+    pub promise: Promise,
+    /// It was published, and must stay.
+    pub is_published: bool,
+}
+
+struct Waiting {
+    ack: Ack,
+    events: Vec<usize>,
+    level: Level,
+}
+
+#[derive(Default)]
+pub struct Oracle {
+    pub events: Vec<Known>,
+    by_token: HashMap<String, usize>,
+    waiting: Vec<Waiting>,
+    /// The token that stands at each position that was ever published.
+    positions: BTreeMap<i64, String>,
+    pub acked: u64,
+    pub synced: u64,
+    pub shed: u64,
+}
+
+impl Oracle {
+    pub fn add(&mut self, sent: Sent) -> usize {
+        let number = self.events.len();
+        self.by_token.insert(sent.token.clone(), number);
+        self.events.push(Known { sent, copies: 0, promise: Promise::None, is_published: false });
+        number
+    }
+
+    /// A body of these was sent, and its sender waits.
+    pub fn waits(&mut self, ack: Ack, events: Vec<usize>, level: Level) {
+        self.waiting.push(Waiting { ack, events, level });
+    }
+
+    /// Reads the answers that there are. Whoever waits for a collector that is gone, waits no longer.
+    pub fn hear(&mut self, status: &StatusSnapshot) {
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            match waiting.ack.try_recv() {
+                Err(TryRecvError::Empty) => self.waiting.push(waiting),
+                Err(TryRecvError::Closed) => {}
+                Ok(Err(_)) => self.shed += waiting.events.len() as u64,
+                Ok(Ok(())) => {
+                    let promise = match waiting.level {
+                        Level::Logged => Promise::Logged { position: status.appended },
+                        Level::Synced => Promise::Synced,
+                    };
+                    self.acked += waiting.events.len() as u64;
+                    for event in waiting.events {
+                        let known = &mut self.events[event];
+                        self.synced += u64::from(promise == Promise::Synced);
+                        if known.promise != Promise::Synced {
+                            known.promise = promise;
+                        }
+                    }
+                }
+            }
+        }
+        // the collector says in /metrics that so much is on disk
+        for known in &mut self.events {
+            if matches!(known.promise, Promise::Logged { position } if position <= status.synced) {
+                known.promise = Promise::Synced;
+            }
+        }
+    }
+
+    /// The collector is gone, and with it all connections.
+    pub fn collector_died(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// So is what was only in memory.
+    pub fn power_was_cut(&mut self) {
+        for known in &mut self.events {
+            if known.promise != Promise::Synced {
+                known.promise = Promise::None;
+            }
+        }
+    }
+
+    /// Those of which nobody knows whether they were taken, and that can be sent again.
+    pub fn unanswered(&self) -> Vec<usize> {
+        let is_one = |known: &Known| known.promise == Promise::None && known.sent.id.is_some();
+        (0..self.events.len()).filter(|event| is_one(&self.events[*event])).collect()
+    }
+
+    fn of(&self, token: &str) -> usize {
+        *self.by_token.get(token).unwrap_or_else(|| panic!("nobody ever sent {token:?}"))
+    }
+
+    /// What stands in the log and in the output, by its tokens: everything that was promised must be there.
+    pub fn must_be_in(&self, there: &BTreeSet<String>) {
+        for token in there {
+            self.of(token);
+        }
+        for known in &self.events {
+            let is_there = there.contains(&known.sent.token);
+            assert!(
+                known.promise == Promise::None || is_there,
+                "{} was promised ({:?}) and is nowhere: {:?}",
+                known.sent.token,
+                known.promise,
+                known.sent
+            );
+        }
+    }
+
+    /// How many of those that were promised are not there.
+    pub fn missing_from(&self, there: &BTreeSet<String>) -> usize {
+        let is_missing = |known: &&Known| known.promise != Promise::None && !there.contains(&known.sent.token);
+        self.events.iter().filter(is_missing).count()
+    }
+
+    /// The rows that are published: each event once, as it was sent, and once published always.
+    pub fn must_agree_with(&mut self, rows: &[Row], is_honest: bool) {
+        let mut times: BTreeMap<usize, usize> = BTreeMap::new();
+        for row in rows {
+            let event = self.of(&row.token);
+            let known = &self.events[event];
+            let Sent { token, site, target, value, padding, .. } = &known.sent;
+            let as_sent = (*site, *target, value.map(|value| value as f64), *padding);
+            let as_read = (&*row.site, &*row.target, row.value, row.padding);
+            assert_eq!(as_read, as_sent, "{token} was published otherwise than it was sent");
+            *times.entry(event).or_default() += 1;
+            let before = self.positions.entry(row.position).or_insert_with(|| row.token.clone());
+            assert!(!is_honest || *before == row.token, "{} stood at position {}, and now {}", before, row.position, row.token);
+        }
+        for (event, times) in &times {
+            let Known { sent, copies, .. } = &self.events[*event];
+            let most = if sent.id.is_some() { 1 } else { *copies };
+            assert!(*times <= most, "{} is counted {times} times", sent.token);
+        }
+        for (event, known) in self.events.iter_mut().enumerate() {
+            let is_there = times.contains_key(&event);
+            assert!(!is_honest || !known.is_published || is_there, "{} was published, and is gone", known.sent.token);
+            known.is_published = is_there;
+        }
+    }
+}
