@@ -262,7 +262,7 @@ impl Compaction {
 /// Gives each record of the log its fate and its hour.
 struct Sorter {
     index: Index,
-    crawlers: Crawlers,
+    crawlers: &'static Crawlers,
     /// User agents seen lately, and whether they are crawlers.
     user_agents: HashMap<Box<str>, bool, foldhash::fast::RandomState>,
     hours: Hours,
@@ -283,7 +283,7 @@ impl Sorter {
         Self {
             index,
             has_begun,
-            crawlers: Crawlers::new(),
+            crawlers: Crawlers::all(),
             user_agents: HashMap::default(),
             hours,
             counts: from.counts,
@@ -418,13 +418,15 @@ impl Sorter {
 fn open_index(config: &Config, events: &Events, commit: Option<&Commit>) -> Result<Index, CompactError> {
     let folder = config.data.join(layout::COMPACTOR).join(INDEX);
     let (position, log_time) = commit.map_or((0, 0), |c| (c.snapshot.place.position, c.snapshot.log_time));
+    // rows beyond the commit, too: should the disk have lost the index and the log behind them, they are all there is
+    let through = events.covered_beyond(position, Hour::of(log_time.saturating_sub(KNOWN_HOURS_MS)))?;
     match Index::open(&folder, config.index_limits) {
-        Ok(index) if index.through() >= position => return Ok(index),
+        Ok(index) if index.through() >= through => return Ok(index),
         Ok(_) => tracing::warn!("the id index is older than what was published: it is rebuilt from events"),
         Err(error @ IndexError::Corrupt { .. }) => tracing::warn!(%error, "the id index is rebuilt from events"),
         Err(error) => return Err(error.into()),
     }
-    rebuild(&folder, config.index_limits, events, log_time, position)
+    rebuild(&folder, config.index_limits, events, log_time, through)
 }
 
 fn sweep_commits(config: &Config) -> Result<(), StorageError> {

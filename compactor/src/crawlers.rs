@@ -7,6 +7,8 @@
 //!
 //! All names are looked for at once, in one pass over the user agent (Aho and Corasick, 1975).
 
+use std::sync::LazyLock;
+
 use aho_corasick::AhoCorasick;
 
 /// The names, a line each.
@@ -20,15 +22,14 @@ pub struct Crawlers {
     first: Vec<bool>,
 }
 
-impl Default for Crawlers {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Crawlers {
-    /// Takes milliseconds and about a megabyte: make one, and keep it.
-    pub fn new() -> Self {
+    /// All of them. Takes milliseconds and about a megabyte the first time.
+    pub fn all() -> &'static Self {
+        static ALL: LazyLock<Crawlers> = LazyLock::new(Crawlers::new);
+        &ALL
+    }
+
+    fn new() -> Self {
         let (first, bare): (Vec<_>, Vec<_>) = names().map(|name| (name.starts_with('^'), bare(name))).unzip();
         let names = AhoCorasick::new(bare).expect("the list is far below the limits of the automaton");
         Self { names, first }

@@ -129,6 +129,21 @@ impl Events {
         hours_from(&self.out, first)
     }
 
+    /// Up to where there are rows, at least this position: parts that begin beyond it are looked for in hours from
+    /// this one on.
+    pub fn covered_beyond(&self, position: u64, first: Hour) -> Result<u64, FileError> {
+        let mut covered = position;
+        for hour in self.hours_from(first)? {
+            let parts = self.parts(hour)?;
+            let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+            let last = parts.last().and_then(|path| layout::events_part_position(&self.node, &name(path)?));
+            if last.is_some_and(|begin| begin >= position) {
+                covered = covered.max(self.covered(hour)?);
+            }
+        }
+        Ok(covered)
+    }
+
     /// Removes what a crash left half written.
     pub fn sweep(&self) -> Result<(), StorageError> {
         sweep(&self.out, |name| layout::events_part_position(&self.node, name).is_some())

@@ -12,7 +12,8 @@ use super::{
 
 /// The running log. Dropping it leaves what a crash would leave.
 pub struct LogByTurns {
-    writer: RefCell<Writer>,
+    /// None once it has closed the log.
+    writer: RefCell<Option<Writer>>,
     syncer: RefCell<Syncer>,
     supply: Arc<Supply>,
     is_supplying: RefCell<()>,
@@ -39,7 +40,7 @@ impl LogByTurns {
     pub fn start(options: &Options) -> Result<(Self, Recovered), LogError> {
         let Parts { writer, syncer, supply, appender, batches, recovered } = Parts::of(options)?;
         let log = Self {
-            writer: RefCell::new(writer),
+            writer: RefCell::new(Some(writer)),
             syncer: RefCell::new(syncer),
             supply,
             is_supplying: RefCell::default(),
@@ -54,7 +55,7 @@ impl LogByTurns {
     /// # Errors
     /// As the thread's.
     pub fn begin(&self) -> Result<(), LogError> {
-        self.writer.borrow_mut().begin()
+        self.writer.borrow_mut().as_mut().map_or(Ok(()), Writer::begin)
     }
 
     /// A way to the log.
@@ -79,7 +80,9 @@ impl LogByTurns {
                 else {
                     return Ok(false);
                 };
-                writer.turn(self.batches.try_iter().take(batches))?;
+                if let Some(writer) = &mut *writer {
+                    writer.turn(self.batches.try_iter().take(batches))?;
+                }
             }
             Thread::Syncer => {
                 let Ok(mut syncer) = self.syncer.try_borrow_mut() else { return Ok(false) };
@@ -98,19 +101,16 @@ impl LogByTurns {
     ///
     /// # Errors
     /// As the threads'.
-    pub fn finish(self) -> Result<(), LogError> {
-        let Self { writer, syncer, supply, appender, batches, .. } = self;
-        drop(appender);
-        let mut writer = writer.into_inner();
-        while !batches.is_empty() {
-            writer.turn(batches.try_iter())?;
+    pub fn finish(&self) -> Result<(), LogError> {
+        while !self.batches.is_empty() {
+            self.turn(Thread::Writer, usize::MAX)?;
         }
-        writer.close()?;
-        let mut syncer = syncer.into_inner();
-        let next = syncer.next();
-        let _ = syncer.turn(next)?;
-        supply.stop();
-        let _ = matches!(supply.turn()?, Turn::Stopped);
+        if let Some(writer) = self.writer.take() {
+            writer.close()?;
+        }
+        self.turn(Thread::Syncer, 0)?;
+        self.supply.stop();
+        self.turn(Thread::Supply, 0)?;
         Ok(())
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn recover(folder: &Path) -> Result<Recovered, LogError> {
             continue;
         };
         recovered.next_base = base + page.header.capacity.max(file.size());
-        let next = tail.peek().map(|next| next.page.as_ref().map_or(UNKNOWN_ORDINAL, |page| page.header.first_ordinal));
+        let next = tail.peek().map(first_ordinal).transpose()?;
         recover_segment(&file, page, next, &mut recovered)?;
     }
     storage::sync_folder(folder)?;
@@ -138,6 +138,18 @@ fn header(file: &Exclusive, base: u64) -> Result<Option<HeaderPage>, StorageErro
     Ok(HeaderPage::decode(&page[..len]).ok().filter(|page| page.header.base == base))
 }
 
+/// What a segment begins with: as its header says, or else the record right behind that.
+fn first_ordinal(left: &Left) -> Result<u64, StorageError> {
+    let Some(page) = &left.page else { return Ok(UNKNOWN_ORDINAL) };
+    if page.header.first_ordinal != UNKNOWN_ORDINAL {
+        return Ok(page.header.first_ordinal);
+    }
+    let first = scanner(&left.file, page).next(|offset, buffer| left.file.read_at(offset, buffer))?.and_then(|found| {
+        if let Found::Record(framed) = found { Some(framed.ordinal) } else { None }
+    });
+    Ok(first.unwrap_or(UNKNOWN_ORDINAL))
+}
+
 fn has_ledger(file: &Exclusive, page: &HeaderPage) -> Result<bool, StorageError> {
     let mut scanner = scanner(file, page);
     while let Some(found) = scanner.next(|offset, buffer| file.read_at(offset, buffer))? {
@@ -159,7 +171,8 @@ fn scanner(file: &Exclusive, page: &HeaderPage) -> Scanner {
     Scanner::new(framing, start, until, page.sealed.map(|mark| mark.ordinal))
 }
 
-/// Reads one segment to its end, and seals it if it is not. `next` is the first ordinal of the one behind it.
+/// Reads one segment to its end, and seals it if it is not. `next` is the first ordinal of the one behind it, if there is
+/// one.
 fn recover_segment(
     file: &Exclusive,
     page: HeaderPage,

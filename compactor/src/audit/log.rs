@@ -64,7 +64,7 @@ pub struct Scan {
     commit: u64,
     rows: Rows,
     hourly: BTreeMap<Hour, Measured>,
-    crawlers: Crawlers,
+    crawlers: &'static Crawlers,
 
     check: LedgerCheck,
     /// Events logged before this log begins, as its first ledger record says.
@@ -116,7 +116,7 @@ impl Scan {
             commit,
             rows,
             hourly,
-            crawlers: Crawlers::new(),
+            crawlers: Crawlers::all(),
             check: LedgerCheck::default(),
             before: None,
             last_ledger: 0,

@@ -45,6 +45,7 @@ pub struct Oracle {
     waiting: Vec<Waiting>,
     /// The token that stands at each position that was ever published.
     positions: BTreeMap<i64, String>,
+    failed_syncs: u64,
     pub acked: u64,
     pub synced: u64,
     pub shed: u64,
@@ -64,7 +65,8 @@ impl Oracle {
     }
 
     /// Reads the answers that there are. Whoever waits for a collector that is gone, waits no longer.
-    pub fn hear(&mut self, status: &StatusSnapshot) {
+    pub fn hear(&mut self, status: &StatusSnapshot, failed_syncs: u64) {
+        self.syncs_failed(failed_syncs);
         for mut waiting in std::mem::take(&mut self.waiting) {
             match waiting.ack.try_recv() {
                 Err(TryRecvError::Empty) => self.waiting.push(waiting),
@@ -91,6 +93,14 @@ impl Oracle {
             if matches!(known.promise, Promise::Logged { position } if position <= status.synced) {
                 known.promise = Promise::Synced;
             }
+        }
+    }
+
+    /// A sync that fails takes what it was to put on disk, as a power cut would.
+    pub fn syncs_failed(&mut self, failed_syncs: u64) {
+        if failed_syncs > self.failed_syncs {
+            self.failed_syncs = failed_syncs;
+            self.power_was_cut();
         }
     }
 

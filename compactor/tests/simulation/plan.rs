@@ -11,6 +11,7 @@ pub const START: i64 = 1_795_352_400_000;
 pub const SECOND: i64 = 1000;
 pub const HOUR: i64 = 3600 * SECOND;
 
+#[derive(Debug)]
 pub struct Plan {
     pub machine: Machine,
     /// What may happen while nothing else is said.

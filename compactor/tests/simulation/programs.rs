@@ -58,10 +58,9 @@ impl Collector {
     }
 
     /// SIGTERM.
-    pub fn finish(self) -> Result<(), LogError> {
+    pub fn finish(&self) -> Result<(), LogError> {
         self.door.close();
         self.door.flush();
-        drop(self.door);
         self.log.finish()
     }
 }
@@ -88,8 +87,8 @@ impl Compactor {
         Self { config, compaction: None, has_failed: false }
     }
 
-    /// One round of `--follow`, or of `--once`. Says how many segments it let go of.
-    pub fn pass(&mut self, is_once: bool) -> Result<usize, CompactError> {
+    /// One round of `--follow`, or of `--once`.
+    pub fn pass(&mut self, is_once: bool) -> Result<(), CompactError> {
         let ended = self.try_pass(is_once);
         self.has_failed = ended.is_err();
         if let Err(error) = &ended {
@@ -101,20 +100,20 @@ impl Compactor {
         ended
     }
 
-    fn try_pass(&mut self, is_once: bool) -> Result<usize, CompactError> {
+    fn try_pass(&mut self, is_once: bool) -> Result<(), CompactError> {
         let all = is_once || self.has_failed;
         let compaction = match &mut self.compaction {
             Some(compaction) => compaction,
             none => none.insert(Compaction::open(self.config.clone())?),
         };
-        let mut released = compaction.release(clock::now())?;
+        compaction.release(clock::now())?;
         if is_once { compaction.look()? } else { compaction.look_patiently()? }
         loop {
             let progress = compaction.read(None, &AtomicBool::new(false))?;
             compaction.publish(clock::now(), all && progress == Progress::AtEnd)?;
-            released += compaction.release(clock::now())?;
+            compaction.release(clock::now())?;
             if progress == Progress::AtEnd {
-                return Ok(released);
+                return Ok(());
             }
         }
     }

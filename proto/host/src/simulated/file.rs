@@ -59,12 +59,9 @@ pub(super) struct SimulatedFile {
 }
 
 impl Version {
-    fn page(&self, page: usize) -> [u8; PAGE] {
-        let mut bytes = [0; PAGE];
-        if let Some(there) = self.bytes.get(page * PAGE..(page + 1) * PAGE) {
-            bytes.copy_from_slice(there);
-        }
-        bytes
+    fn page(&self, page: usize) -> &[u8] {
+        const ZEROS: [u8; PAGE] = [0; PAGE];
+        self.bytes.get(page * PAGE..(page + 1) * PAGE).unwrap_or(&ZEROS)
     }
 
     fn has_space(&self, page: usize) -> bool {
@@ -167,8 +164,15 @@ impl SimulatedFile {
     }
 
     fn now(&self) -> Version {
-        let mut bytes = vec![0; self.len.next_multiple_of(PAGE)];
-        self.read(0, &mut bytes[..self.len]);
+        let mut bytes = match &self.memory {
+            Memory::Own(bytes) => bytes.clone(),
+            Memory::Mapped(_) => {
+                let mut bytes = vec![0; self.len];
+                self.read(0, &mut bytes);
+                bytes
+            }
+        };
+        bytes.resize(self.len.next_multiple_of(PAGE), 0);
         Version { bytes, len: self.len, has_space: self.has_space.clone() }
     }
 
@@ -181,10 +185,11 @@ impl SimulatedFile {
             if self.device.page(page) == bytes && self.device.has_space(page) == now.has_space[page] {
                 continue;
             }
-            if self.forgotten.get(&page).is_some_and(|forgotten| *forgotten == bytes) {
+            if self.forgotten.get(&page).is_some_and(|forgotten| &**forgotten == bytes) {
                 continue;
             }
-            assert!(now.has_space[page] || bytes == [0; PAGE], "page {page} was written to and has no space: SIGBUS");
+            let is_zero = || bytes.iter().all(|byte| *byte == 0);
+            assert!(now.has_space[page] || is_zero(), "page {page} was written to and has no space: SIGBUS");
             self.forgotten.remove(&page);
             dirty.push((page, bytes.to_vec()));
         }
@@ -223,9 +228,9 @@ impl SimulatedFile {
     pub fn drop_cache(&mut self) {
         let now = self.now();
         for (page, bytes) in std::mem::take(&mut self.forgotten) {
-            if now.page(page) == *bytes && page * PAGE < self.len {
+            if now.page(page) == &*bytes && page * PAGE < self.len {
                 let until = self.len.min((page + 1) * PAGE);
-                let old = self.device.page(page);
+                let old = self.device.page(page).to_vec();
                 self.write(page * PAGE, &old[..until - page * PAGE]);
                 self.has_space[page] = true;
             }
@@ -263,7 +268,7 @@ impl SimulatedFile {
         let mut left = Version { len, ..Version::default() };
         for page in 0..len.div_ceil(PAGE) {
             let version = pick(chance, page);
-            let (mut bytes, has_space) = (versions[version].page(page), versions[version].has_space(page));
+            let (mut bytes, has_space) = (versions[version].page(page).to_vec(), versions[version].has_space(page));
             let is_torn = chance.percent(30) && versions.iter().all(|version| version.has_space(page));
             for sector in (0..PAGE).step_by(SECTOR).filter(|_| is_torn) {
                 let other = versions[pick(chance, page)].page(page);

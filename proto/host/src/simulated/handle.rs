@@ -153,6 +153,9 @@ impl Handle {
                 disk.names[super::file_system(&self.0.path)].sync_of_a_file();
             }
         }
+        if failed.is_err() {
+            world.failed_syncs.set(world.failed_syncs.get() + 1);
+        }
         failed?;
         // what others write now is not in it
         world.step("synced", &self.0.path)

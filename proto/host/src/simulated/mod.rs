@@ -102,6 +102,7 @@ pub struct World {
     current: Cell<Option<Process>>,
     dead: RefCell<BTreeSet<Process>>,
     steps: Cell<u64>,
+    failed_syncs: Cell<u64>,
     trace: Cell<u64>,
     chance: RefCell<Chance>,
     hook: RefCell<Option<Hook>>,
@@ -162,6 +163,7 @@ impl World {
             current: Cell::default(),
             dead: RefCell::default(),
             steps: Cell::default(),
+            failed_syncs: Cell::default(),
             trace: Cell::default(),
             chance: RefCell::new(Chance::new(seed)),
             hook: RefCell::default(),
@@ -303,6 +305,11 @@ impl World {
     /// Steps made so far.
     pub fn steps(&self) -> u64 {
         self.steps.get()
+    }
+
+    /// Syncs of files that failed so far.
+    pub fn failed_syncs(&self) -> u64 {
+        self.failed_syncs.get()
     }
 
     /// A digest of all steps: the same for the same seed.
