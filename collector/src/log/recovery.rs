@@ -236,14 +236,15 @@ impl Contents {
     fn new(page: &HeaderPage, expected: u64) -> Self {
         let first_ordinal = Some(page.header.first_ordinal).filter(|known| *known != UNKNOWN_ORDINAL);
         let end = Mark { length: HEADER_LEN as u64, ordinal: first_ordinal.unwrap_or(expected) };
-        Self { first_ordinal: end.ordinal, end, holes: Holes::default(), torn: 0, gap: None }
+        // a recovery that was cut short may have got as far as to write some down
+        Self { first_ordinal: end.ordinal, end, holes: page.holes.clone(), torn: 0, gap: None }
     }
 
     fn record(&mut self, end: u64, ordinal: u64, whole_below: u64) {
         match self.gap.take() {
             // below the synced mark it is damage, and must look like it
             Some(gap) if gap.from >= whole_below => {
-                self.holes.push(gap.from, gap.to);
+                self.push_hole(gap.from, gap.to);
                 self.torn += ordinal.saturating_sub(self.end.ordinal);
             }
             Some(_) => {}
@@ -254,11 +255,17 @@ impl Contents {
         self.end = Mark { length: end, ordinal: ordinal + 1 };
     }
 
+    fn push_hole(&mut self, from: u64, to: u64) {
+        if !self.holes.cover(from, to) {
+            self.holes.push(from, to);
+        }
+    }
+
     /// There once were records up to this mark.
     fn lost_up_to(&mut self, mark: Mark, whole_below: u64) {
         if mark.ordinal > self.end.ordinal || mark.length > self.end.length {
             let from = self.end.length.max(whole_below.min(mark.length));
-            self.holes.push(from, mark.length);
+            self.push_hole(from, mark.length);
             self.torn += mark.ordinal.saturating_sub(self.end.ordinal);
             self.end = Mark { length: mark.length, ordinal: mark.ordinal.max(self.end.ordinal) };
         }

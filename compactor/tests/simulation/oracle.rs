@@ -66,7 +66,6 @@ impl Oracle {
 
     /// Reads the answers that there are. Whoever waits for a collector that is gone, waits no longer.
     pub fn hear(&mut self, status: &StatusSnapshot, failed_syncs: u64) {
-        self.syncs_failed(failed_syncs);
         for mut waiting in std::mem::take(&mut self.waiting) {
             match waiting.ack.try_recv() {
                 Err(TryRecvError::Empty) => self.waiting.push(waiting),
@@ -88,6 +87,7 @@ impl Oracle {
                 }
             }
         }
+        self.syncs_failed(failed_syncs);
         // the collector says in /metrics that so much is on disk
         for known in &mut self.events {
             if matches!(known.promise, Promise::Logged { position } if position <= status.synced) {

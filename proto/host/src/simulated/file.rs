@@ -56,6 +56,8 @@ pub(super) struct SimulatedFile {
     platter: Version,
     /// Pages that a failed sync has forgotten, as they were then.
     forgotten: BTreeMap<usize, Vec<u8>>,
+    /// How many syncs have failed.
+    pub failed_syncs: u64,
 }
 
 impl Version {
@@ -87,6 +89,7 @@ impl SimulatedFile {
             device: Version::default(),
             platter: Version::default(),
             forgotten: BTreeMap::new(),
+            failed_syncs: 0,
         }
     }
 
@@ -205,6 +208,7 @@ impl SimulatedFile {
             }
         }
         if how == Sync::Failing {
+            self.failed_syncs += 1;
             return;
         }
         self.device.len = self.len;

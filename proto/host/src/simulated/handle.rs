@@ -4,7 +4,7 @@ use std::fs::File as RealFile;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::file::Sync;
 use super::{CutShort, World, here};
@@ -22,6 +22,8 @@ struct Open {
     path: PathBuf,
     /// Where the next append goes.
     position: AtomicUsize,
+    /// How many of the file's failed syncs this open file has been told of.
+    told: AtomicU64,
 }
 
 impl Drop for Open {
@@ -47,8 +49,10 @@ fn index(offset: u64) -> usize {
 }
 
 impl Handle {
-    pub(super) fn new(handle: u64, file: u64, path: &Path) -> Self {
-        Self(Arc::new(Open { handle, file, path: path.to_owned(), position: AtomicUsize::new(0) }))
+    /// One to which that many failed syncs of the file are no news.
+    pub(super) fn new(handle: u64, file: u64, path: &Path, told: u64) -> Self {
+        let (position, told) = (AtomicUsize::new(0), AtomicU64::new(told));
+        Self(Arc::new(Open { handle, file, path: path.to_owned(), position, told }))
     }
 
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -144,11 +148,16 @@ impl Handle {
     pub(crate) fn sync(&self) -> io::Result<()> {
         let world = world();
         world.step("sync", &self.0.path)?;
-        let failed = world.may_fail(|faults| faults.sync_error);
+        let mut failed = world.may_fail(|faults| faults.sync_error);
         let how = if failed.is_err() { Sync::Failing } else { world.sync_of(&self.0.path) };
         {
             let mut disk = world.disk.borrow_mut();
-            disk.file(self.0.file).sync(how, &mut world.chance.borrow_mut());
+            let file = disk.file(self.0.file);
+            file.sync(how, &mut world.chance.borrow_mut());
+            // every file that was open when it failed is told once, by whoever's sync it failed
+            if self.0.told.swap(file.failed_syncs, Ordering::Relaxed) < file.failed_syncs {
+                failed = failed.and(Err(io::Error::from_raw_os_error(super::EIO)));
+            }
             if how == Sync::Honest {
                 disk.names[super::file_system(&self.0.path)].sync_of_a_file();
             }

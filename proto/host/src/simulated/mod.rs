@@ -88,6 +88,9 @@ pub struct Call<'a> {
     pub path: &'a Path,
 }
 
+/// errno(3): the device failed.
+const EIO: i32 = 5;
+
 type Hook = Box<dyn FnMut(&Call<'_>)>;
 type Watch = Box<dyn Fn(&World, &Call<'_>)>;
 
@@ -373,7 +376,8 @@ impl World {
             disk.file(file).set_len(0);
         }
         disk.next_handle += 1;
-        Ok(Handle::new(disk.next_handle, file, path))
+        let (handle, told) = (disk.next_handle, disk.file(file).failed_syncs);
+        Ok(Handle::new(handle, file, path, told))
     }
 
     pub(crate) fn metadata(&self, path: &Path) -> io::Result<Metadata> {
@@ -484,7 +488,6 @@ impl World {
     }
 
     fn may_fail(&self, how_often: impl Fn(&Faults) -> u32) -> io::Result<()> {
-        const EIO: i32 = 5;
         let fails = self.current.get().is_some() && self.one_in(how_often(&self.faults.get()));
         if fails { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
     }
