@@ -357,6 +357,29 @@ mod tests {
     }
 
     #[test]
+    fn an_hour_with_any_byte_harmed_is_an_error_and_never_a_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let hourly = Hourly::new(folder.path(), "n", &[]);
+        let mut groups = Groups::default();
+        groups.of(&Key::new(["site", "click", "target"])).visitors.add("v");
+        hourly.write(Hour(7), &groups, 4711).unwrap();
+        let path = hourly.path(Hour(7));
+        let whole = storage::read(&path).unwrap();
+        let mut errors = 0;
+        for at in 0..whole.len() {
+            for byte in [whole[at] ^ 1, !whole[at], whole[at] ^ 0x80] {
+                let mut harmed = whole.clone();
+                harmed[at] = byte;
+                storage::write_new(&path, &harmed).unwrap();
+                errors += usize::from(hourly.load(Hour(7)).is_err());
+                let columns = parquet_file::columns(&path, &["events", "visitors_sketch"]);
+                let _ = columns.and_then(|columns| Batches::new(&path, columns)?.collect::<Result<Vec<_>, _>>());
+            }
+        }
+        assert!(errors > whole.len(), "{errors} errors");
+    }
+
+    #[test]
     fn only_our_own_litter_is_swept() {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[]);
