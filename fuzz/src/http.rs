@@ -166,7 +166,7 @@ impl Front {
 
     fn look_at_times(&self) {
         self.connections.set(self.connections.get() + 1);
-        if self.connections.get() % LOOK_EACH == 0 {
+        if self.connections.get().is_multiple_of(LOOK_EACH) {
             self.look_at_log();
         }
     }
