@@ -370,7 +370,8 @@ mod tests {
             for byte in [whole[at] ^ 1, !whole[at], whole[at] ^ 0x80] {
                 let mut harmed = whole.clone();
                 harmed[at] = byte;
-                storage::write_new(&path, &harmed).unwrap();
+                // not synced: there are thousands
+                std::fs::write(&path, &harmed).unwrap();
                 errors += usize::from(hourly.load(Hour(7)).is_err());
                 let columns = parquet_file::columns(&path, &["events", "visitors_sketch"]);
                 let _ = columns.and_then(|columns| Batches::new(&path, columns)?.collect::<Result<Vec<_>, _>>());

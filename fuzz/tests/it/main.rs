@@ -17,13 +17,13 @@ fn folder(kind: &str, name: &str) -> PathBuf {
 /// The inputs of a target, by their names.
 fn inputs(kind: &str, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let Ok(entries) = fs::read_dir(folder(kind, name)) else { return Vec::new() };
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a file").path()).collect();
     paths.sort_unstable();
-    paths.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    paths.into_iter().map(|path| (path.clone(), fs::read(path).expect("its bytes"))).collect()
 }
 
 fn replay(name: &str) {
-    let (_, target): &Target = TARGETS.iter().find(|(target, _)| *target == name).unwrap();
+    let (_, target): &Target = TARGETS.iter().find(|(target, _)| *target == name).expect("a target");
     let corpus = inputs("corpus", name);
     assert!(corpus.len() >= LEAST_INPUTS, "{} inputs in the corpus of {name}", corpus.len());
     for (path, bytes) in corpus.into_iter().chain(inputs("regressions", name)) {
