@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test test-env browsers client fmt lint bench-log bench-udp clean
+.PHONY: help build run test test-env browsers client fmt lint bench-log bench-udp fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,13 @@ bench-udp: ## taking datagrams, beside rsyslog, syslog-ng and a bare loop
 	@benches/install-peers.sh
 	cargo build --release -p tallylight-collector
 	cargo run --release -p tallylight-benches -- udp
+
+# One target, so many executions: make fuzz TARGET=decoder RUNS=1000000
+TARGET ?=
+RUNS ?= -1
+SECONDS_EACH ?= 20
+fuzz: ## made-up bytes for all that is read from others, 20 s a target (TARGET=name RUNS=number)
+	@fuzz/run.sh $(if $(TARGET),run $(TARGET) -runs=$(RUNS),all -runs=$(RUNS) -max_total_time=$(SECONDS_EACH))
 
 clean: ## all that was built, but neither data nor .test-env
 	cargo clean

@@ -18,7 +18,6 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -28,7 +27,7 @@ use tallylight_proto::time::Hour;
 
 use crate::events::hours_from;
 use crate::groups::{BASE_COLUMNS, By, Group, Groups, Key, Measures};
-use crate::parquet_file::{self, FileError, Writer, because};
+use crate::parquet_file::{self, Batches, FileError, Writer};
 use crate::storage::{self, StorageError};
 use crate::sum;
 use crate::visitors::Visitors;
@@ -112,7 +111,7 @@ impl Hourly {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(because("read", &path))?;
+        let builder = parquet_file::open(&path, bytes)?;
         let covered = parquet_file::covered_position(&path, builder.metadata())?;
         let foreign = |what| FileError::Foreign { path: path.clone(), what };
         if parquet_file::value(builder.metadata(), parquet_file::BY) != Some(&self.by_text()) {
@@ -126,8 +125,8 @@ impl Hourly {
         let mut groups = Groups::default();
         let mut row = 0;
         let names = || self.schema.fields().iter().map(|field| field.name());
-        for batch in builder.build().map_err(because("read", &path))? {
-            let batch = batch.map_err(|source| because("read", &path)(source.into()))?;
+        for batch in Batches::new(&path, builder)? {
+            let batch = batch?;
             if !batch.schema().fields().iter().map(|field| field.name()).eq(names()) {
                 return Err(foreign("other columns"));
             }
@@ -363,6 +362,30 @@ mod tests {
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
         storage::write_new(&hourly.path(Hour(7)), &bytes[..bytes.len() - 1]).unwrap();
         assert!(hourly.load(Hour(7)).is_err() && hourly.covered(Hour(7)).is_err());
+    }
+
+    #[test]
+    fn an_hour_with_any_byte_harmed_is_an_error_and_never_a_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let hourly = Hourly::new(folder.path(), "n", &[]);
+        let mut groups = Groups::default();
+        groups.of(&Key::new(["site", "click", "target"])).visitors.add("v");
+        hourly.write(Hour(7), &groups, 4711).unwrap();
+        let path = hourly.path(Hour(7));
+        let whole = storage::read(&path).unwrap();
+        let mut errors = 0;
+        for at in 0..whole.len() {
+            for byte in [whole[at] ^ 1, !whole[at], whole[at] ^ 0x80] {
+                let mut harmed = whole.clone();
+                harmed[at] = byte;
+                // not synced: there are thousands
+                std::fs::write(&path, &harmed).unwrap();
+                errors += usize::from(hourly.load(Hour(7)).is_err());
+                let columns = parquet_file::columns(&path, &["events", "visitors_sketch"]);
+                let _ = columns.and_then(|columns| Batches::new(&path, columns)?.collect::<Result<Vec<_>, _>>());
+            }
+        }
+        assert!(errors > whole.len(), "{errors} errors");
     }
 
     #[test]

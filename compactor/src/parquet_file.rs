@@ -2,15 +2,20 @@
 //!
 //! The rule: a file is published whole ([`NewFile`]), and its footer says which node made it and up to which
 //! position of the log it covers its hour. So whoever comes back after a crash asks the files, not a memory.
+//!
+//! A file that was harmed is an error, and nothing worse: Parquet has no checksum over its footer, so that nothing that it
+//! says is believed before it is known to lie within the file, and the library, which panics on some of what it does not
+//! expect, is only called where that is caught.
 
 use std::io::{self, BufReader, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
@@ -119,15 +124,77 @@ pub fn footer(path: &Path) -> Result<ParquetMetaData, FileError> {
         (len - TAIL as u64).checked_sub(footer_len.into()).ok_or(foreign("its footer is longer than the file"))?;
     let mut footer = vec![0; footer_len as usize];
     file.read_at(&mut footer, from)?;
-    ParquetMetaDataReader::decode_metadata(&footer).map_err(because("read", path))
+    guarded(path, || ParquetMetaDataReader::decode_metadata(&footer).map_err(because("read", path)))
+}
+
+/// Begins reading a file.
+pub fn open<R: ChunkReader + 'static>(path: &Path, file: R) -> Result<ParquetRecordBatchReaderBuilder<R>, FileError> {
+    let len = file.len();
+    let builder = guarded(path, || ParquetRecordBatchReaderBuilder::try_new(file).map_err(because("read", path)))?;
+    if is_within(builder.metadata(), len) {
+        Ok(builder)
+    } else {
+        Err(FileError::Foreign { path: path.to_owned(), what: "its footer says more than there is" })
+    }
 }
 
 /// Begins reading some columns of a file, a page at a time from the disk.
 pub fn columns(path: &Path, names: &[&str]) -> Result<ParquetRecordBatchReaderBuilder<Chunks>, FileError> {
-    let chunks = Chunks(Arc::new(ReadFile::open(path)?));
-    let builder = ParquetRecordBatchReaderBuilder::try_new(chunks).map_err(because("read", path))?;
+    let builder = open(path, Chunks(Arc::new(ReadFile::open(path)?)))?;
     let projection = ProjectionMask::columns(builder.parquet_schema(), names.iter().copied());
     Ok(builder.with_projection(projection))
+}
+
+/// The rows of a file.
+pub struct Batches {
+    reader: ParquetRecordBatchReader,
+    path: PathBuf,
+}
+
+impl Batches {
+    /// Those that the builder was told to read.
+    pub fn new<R: ChunkReader + 'static>(
+        path: &Path,
+        builder: ParquetRecordBatchReaderBuilder<R>,
+    ) -> Result<Self, FileError> {
+        let reader = guarded(path, || builder.build().map_err(because("read", path)))?;
+        Ok(Self { reader, path: path.to_owned() })
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch, FileError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Self { reader, path } = self;
+        let next = || match reader.next() {
+            Some(batch) => batch.map(Some).map_err(|source| because("read", path)(source.into())),
+            None => Ok(None),
+        };
+        guarded(path, next).transpose()
+    }
+}
+
+/// Calls the library on what may be harmed. After an error, what it was called on is not to be used again.
+fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T, FileError>) -> Result<T, FileError> {
+    let foreign = |_| Err(FileError::Foreign { path: path.to_owned(), what: "the Parquet library fails on it" });
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(foreign)
+}
+
+/// Whether all that a footer says to be in a file of this length can be.
+fn is_within(metadata: &ParquetMetaData, len: u64) -> bool {
+    let is_there = |start: i64, length: i64| {
+        let end =
+            u64::try_from(start).ok().zip(u64::try_from(length).ok()).and_then(|(from, len)| from.checked_add(len));
+        end.is_some_and(|end| end <= len)
+    };
+    metadata.row_groups().iter().all(|group| {
+        let are_there = group.columns().iter().all(|column| {
+            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+            is_there(start, column.compressed_size()) && column.data_page_offset() >= start
+        });
+        are_there && group.num_rows() >= 0
+    })
 }
 
 /// A file of which only those parts are in memory that are asked for.
@@ -156,6 +223,9 @@ impl ChunkReader for Chunks {
     }
 
     fn get_bytes(&self, offset: u64, length: usize) -> Result<Bytes, ParquetError> {
+        if offset.checked_add(length as u64).is_none_or(|end| end > self.len()) {
+            return Err(ParquetError::EOF(format!("{length} bytes at {offset} are not there")));
+        }
         let mut bytes = vec![0; length];
         self.0.read_at(&mut bytes, offset).map_err(|error| ParquetError::External(Box::new(error)))?;
         Ok(bytes.into())

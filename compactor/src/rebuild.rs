@@ -10,14 +10,13 @@ use arrow_array::types::{Int64Type, TimestampMillisecondType};
 use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tallylight_proto::time::{DAY_MS, Hour, MAX_AGE_MS, Millis};
 use uuid::Uuid;
 
 use crate::compaction::CompactError;
 use crate::events::Events;
 use crate::index::{Index, Limits};
-use crate::parquet_file::{FileError, because};
+use crate::parquet_file::{self, Batches, FileError};
 use crate::storage;
 
 /// Begins the index anew with the events that are published and were received within the last 8 days of log time.
@@ -46,13 +45,12 @@ pub fn rebuild(
 
 fn insert_part(index: &mut Index, path: &Path, received_from: Millis) -> Result<u64, CompactError> {
     let bytes = Bytes::from(storage::read(path)?);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(because("read", path))?;
+    let builder = parquet_file::open(path, bytes)?;
     let columns = ["id", "position", "received_at"];
     let projection = ProjectionMask::columns(builder.parquet_schema(), columns);
     let mut copies = 0;
-    for batch in builder.with_projection(projection).build().map_err(because("read", path))? {
-        let batch = batch.map_err(|source| because("read", path)(source.into()))?;
-        let inserted = insert_batch(index, &batch, received_from);
+    for batch in Batches::new(path, builder.with_projection(projection))? {
+        let inserted = insert_batch(index, &batch?, received_from);
         copies += inserted.ok_or_else(|| FileError::Foreign { path: path.to_owned(), what: "other columns" })??;
     }
     Ok(copies)

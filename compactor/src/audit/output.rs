@@ -7,7 +7,7 @@ use arrow_array::types::Int64Type;
 use tallylight_proto::time::Hour;
 
 use crate::hourly::Hourly;
-use crate::parquet_file::{self, FileError, because};
+use crate::parquet_file::{self, Batches, FileError};
 
 /// The measures of one hour, or of all, that add up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,8 +43,8 @@ fn measured(hourly: &Hourly, hour: Hour) -> Result<Measured, FileError> {
     let columns = parquet_file::columns(&path, &["events", "bot_events", "duplicates", "client_lost"])?;
     let covered = parquet_file::covered_position(&path, columns.metadata())?;
     let mut measured = Measured { covered, ..Measured::default() };
-    for batch in columns.build().map_err(because("read", &path))? {
-        let batch = batch.map_err(|source| because("read", &path)(source.into()))?;
+    for batch in Batches::new(&path, columns)? {
+        let batch = batch?;
         let sum = |name: &str| -> Option<u64> {
             let column = batch.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
             column.values().iter().try_fold(0_u64, |sum, value| sum.checked_add(u64::try_from(*value).ok()?))

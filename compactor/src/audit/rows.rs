@@ -9,12 +9,11 @@ use std::path::PathBuf;
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use tallylight_proto::Front;
 use tallylight_proto::time::Hour;
 
 use crate::events::Events;
-use crate::parquet_file::{self, FileError, because};
+use crate::parquet_file::{self, Batches, FileError};
 
 /// How many hours' files are open at a time. Events of one day fall in hardly more than the 169 hours of 7 days.
 const MAX_OPEN: usize = 200;
@@ -47,7 +46,7 @@ struct HourRows {
     parts: VecDeque<PathBuf>,
     /// Rows of the first part that were handed out.
     taken: usize,
-    reader: Option<ParquetRecordBatchReader>,
+    reader: Option<Batches>,
     batch: Option<RecordBatch>,
     /// Rows of the batch that were handed out.
     of_batch: usize,
@@ -139,13 +138,13 @@ impl HourRows {
                 Some(reader) => reader,
                 None => {
                     let columns = parquet_file::columns(path, &["position", "front", "lost", "bot"])?;
-                    let reader = columns.with_batch_size(BATCH_ROWS).with_offset(self.taken).build();
-                    self.reader.insert(reader.map_err(because("read", path))?)
+                    let columns = columns.with_batch_size(BATCH_ROWS).with_offset(self.taken);
+                    self.reader.insert(Batches::new(path, columns)?)
                 }
             };
             match reader.next() {
                 Some(batch) => {
-                    self.batch = Some(batch.map_err(|source| because("read", path)(source.into()))?);
+                    self.batch = Some(batch?);
                     self.of_batch = 0;
                 }
                 None => {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::harness::{collector_binary, compactor_binary};
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "proto/DATAGRAMS.md",
@@ -16,6 +16,7 @@ const DOCUMENTS: [&str; 8] = [
     "deploy/README.md",
     "deploy/senders/README.md",
     "benches/README.md",
+    "fuzz/README.md",
 ];
 
 fn root() -> PathBuf {
@@ -46,7 +47,7 @@ fn sources(folder: &Path, found: &mut String) {
 #[test]
 fn every_test_that_holds_an_invariant_is_there() {
     let mut code = String::new();
-    ["proto", "collector", "compactor"].iter().for_each(|name| sources(&root().join(name), &mut code));
+    ["proto", "collector", "compactor", "fuzz"].iter().for_each(|name| sources(&root().join(name), &mut code));
     let is_test = |name: &&String| {
         name.matches('_').count() >= 4 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
     };

@@ -190,7 +190,8 @@ impl Sources {
         match seen {
             Seen::New => {
                 source.figures.events += arrival.events;
-                if source.ahead.is_none_or(|waiting| waiting.ahead.number != sequence) {
+                // what waits has come when it is believed
+                if place != Place::Ahead {
                     source.come(sequence, &mut deeds);
                     if !arrival.is_recorded || place == Place::NearHeartbeat {
                         written += source.write_down(sequence);
@@ -534,13 +535,16 @@ impl Source {
 
     /// Whether a number may move the window. One that is ahead waits for another one beside it.
     fn place(&mut self, id: SourceId, new: Ahead, now: u64, deeds: &mut DatagramCounts, written: &mut usize) -> Place {
+        // also when the window has come near it meanwhile
+        if self.ahead.is_some_and(|waiting| waiting.ahead.came && waiting.ahead == new) {
+            return Place::AheadAgain;
+        }
         // a tag vouches for the number, too; and a source begins anywhere
         let is_near = id.key.is_some() || new.number < self.window.next() + WINDOW || self.is_untouched();
         if is_near {
             return Place::Near;
         }
         match self.ahead {
-            Some(Waiting { ahead, .. }) if ahead.came && ahead == new => Place::AheadAgain,
             Some(Waiting { ahead, .. }) if ahead.number.abs_diff(new.number) <= WINDOW => {
                 *written += self.believe(ahead, deeds);
                 if ahead.came { Place::Near } else { Place::NearHeartbeat }

@@ -274,6 +274,27 @@ fn a_number_that_a_far_heartbeat_confirms_is_told_in_the_ledger() {
 }
 
 #[test]
+fn a_number_ahead_comes_once_also_when_the_window_has_come_near_it() {
+    for is_heartbeat in [false, true] {
+        let mut fixture = Fixture::default();
+        fixture.come(unkeyed(1), 1);
+        let ahead = WINDOW + 10;
+        if is_heartbeat {
+            fixture.heartbeat(unkeyed(1), ahead);
+            fixture.come(unkeyed(1), 20);
+            assert_eq!(fixture.come(unkeyed(1), ahead), Seen::New);
+        } else {
+            assert_eq!(fixture.come(unkeyed(1), ahead), Seen::New);
+            fixture.come(unkeyed(1), 20);
+        }
+        assert_eq!(fixture.come(unkeyed(1), ahead), Seen::Duplicate);
+        fixture.pass(1500);
+        assert_eq!(fixture.come(unkeyed(1), ahead), if is_heartbeat { Seen::Duplicate } else { Seen::New });
+        assert_eq!(fixture.come(unkeyed(1), ahead), Seen::Duplicate);
+    }
+}
+
+#[test]
 fn what_waits_for_a_ledger_record_is_bounded_and_not_forgotten() {
     let mut live = Fixture::default();
     for sequence in (1..60_000).step_by(2) {

@@ -1,0 +1,3 @@
+//! libFuzzer's side of [`tallylight_fuzz::segment`].
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tallylight_fuzz::segment(bytes));
