@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tallylight_proto::keys::Keys;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -21,6 +22,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::door::Door;
 use crate::http::{self, Options, Shared};
 use crate::ids::IdMaker;
+use crate::limits::{Admitted, ConnectionLimit, RateLimit};
 use crate::listen::{UdpSocket, is_shortage};
 use crate::log::{Appender, Status};
 use crate::phase::{Phase, Watch};
@@ -64,6 +66,10 @@ pub struct Worker {
     pub redirect_keys: watch::Receiver<Arc<Keys>>,
     /// Connections that may still be served, of all workers.
     pub slots: Arc<Semaphore>,
+    /// How many one peer may have, of all workers.
+    pub peer_limit: Option<Arc<ConnectionLimit>>,
+    /// How many requests one peer may send, to all workers.
+    pub rate_limit: Option<Arc<RateLimit>>,
     /// What it counts.
     pub stats: Arc<WorkerStats>,
     /// Whether the collector is stopping.
@@ -96,6 +102,7 @@ impl Worker {
             let shared = Rc::new(Shared {
                 options: self.options,
                 redirect_keys: Watched::new(self.redirect_keys),
+                rate_limit: self.rate_limit,
                 door: Rc::clone(&door),
                 stats: self.stats,
                 phase: Watch::new(phase),
@@ -107,6 +114,7 @@ impl Worker {
                 let acceptor = Acceptor {
                     shared: Rc::clone(&shared),
                     slots: Arc::clone(&self.slots),
+                    peer_limit: self.peer_limit.clone(),
                     are_shared: self.are_shared,
                 };
                 spawn_local(acceptor.run(listener));
@@ -172,6 +180,7 @@ async fn stay(shared: &Shared, mut phase: watch::Receiver<Phase>, set_phase: &wa
 struct Acceptor {
     shared: Rc<Shared>,
     slots: Arc<Semaphore>,
+    peer_limit: Option<Arc<ConnectionLimit>>,
     are_shared: bool,
 }
 
@@ -186,9 +195,10 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    let Some(admitted) = self.admit(&stream, peer) else { continue };
                     // accepted first, so that no worker keeps a slot for a connection that another one will get
                     let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
-                    self.serve(stream, peer, slot);
+                    self.serve(stream, peer, admitted, slot);
                 }
                 Err(error) => self.failed(&error).await,
             }
@@ -206,15 +216,30 @@ impl Acceptor {
         while let Ok((stream, peer)) = listener.accept() {
             let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            if let Ok(stream) = stream {
-                self.serve(stream, peer, slot);
+            if let Ok(stream) = stream
+                && let Some(admitted) = self.admit(&stream, peer)
+            {
+                self.serve(stream, peer, admitted, slot);
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
+    /// Whether the peer may have another connection. If not, this one is reset: a word of why would have to wait until all
+    /// that was sent is read, or it would be lost, and so would cost what the limit is to save.
+    fn admit(&self, stream: &TcpStream, peer: SocketAddr) -> Option<Admitted> {
+        let Some(limit) = &self.peer_limit else { return Some(Admitted::default()) };
+        let admitted = limit.admit(peer.ip());
+        if admitted.is_none() {
+            self.shared.stats.over_peer_limit.add(1);
+            // if it fails, the connection is closed in the usual way
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        admitted
+    }
+
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, admitted: Admitted, slot: OwnedSemaphorePermit) {
         self.shared.stats.opened.add(1);
-        let open = Open { shared: Rc::clone(&self.shared), _slot: slot };
+        let open = Open { shared: Rc::clone(&self.shared), _admitted: admitted, _slot: slot };
         spawn_local(async move {
             http::serve(Rc::clone(&open.shared), stream, peer).await;
             drop(open);
@@ -233,6 +258,7 @@ impl Acceptor {
 /// A connection that is being served.
 struct Open {
     shared: Rc<Shared>,
+    _admitted: Admitted,
     _slot: OwnedSemaphorePermit,
 }
 

@@ -30,6 +30,7 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
         true => Err((Refusal::Speculative, "the browser only prepares a visit that may never come")),
         false => level,
     };
+    let over_rate = facts.over_rate(shared, false);
     let Some(encoding) = payload::encoding(facts.headers) else {
         shared.door.refuse(facts.front, Refusal::Type);
         return Answer::refusal(Refusal::Type, "the content encoding is neither gzip nor identity");
@@ -71,7 +72,7 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
             return Answer::refusal(reason, line);
         }
     };
-    match shared.door.body(&body, &facts.context(), level) {
+    match shared.door.body(&body, &facts.context(), level, over_rate) {
         Posted::Refused(reject) => Answer::refusal(reject.reason(), reject),
         Posted::Shed(reason) => Answer::shed(reason),
         Posted::Sent { ack, refused, first } => {
