@@ -275,7 +275,8 @@ impl Door {
         self.batch.borrow().is_empty()
     }
 
-    fn flush_if_due(&self) {
+    /// Sends what was gathered if it is large or old. Whoever keeps the thread from parking must see to that.
+    pub fn flush_if_due(&self) {
         let batch = self.batch.borrow();
         let is_due =
             batch.weight() >= BATCH_BYTES || batch.opened().is_some_and(|opened| opened.elapsed() >= BATCH_AGE);

@@ -33,7 +33,7 @@ const MAX_SEGMENT: u64 = 1024 * 1024 * 1024 * 1024;
 const MIN_RECEIVE_BUFFER: u64 = 4096;
 /// The largest one: the kernel keeps the double of it in 31 bits.
 const MAX_RECEIVE_BUFFER: u64 = 512 * 1024 * 1024;
-/// The highest limit of requests a second from one peer: more than one worker answers.
+/// The highest limit of events a second from one peer: more than one worker answers.
 const MAX_RATE: u32 = 1_000_000;
 /// Segments are whole pages.
 const PAGE: u64 = 4096;
@@ -154,8 +154,8 @@ pub struct Settings {
     #[arg(long, env = "TALLYLIGHT_MAX_CONNECTIONS_PER_PEER", value_name = "N", help_heading = LIMITS)]
     pub max_connections_per_peer: Option<NonZeroUsize>,
 
-    /// Beacons and redirects a second from one visitor's address (of IPv6, from one network of 64 bits), at most 1000000;
-    /// a second's worth may come at once. What is more is answered 429. Datagrams have no such limit [default: none]
+    /// Events a second from one visitor's address (of IPv6, from one network of 64 bits), at most 1000000; a second's worth may
+    /// come at once. What is more is answered 429. Datagrams have no such limit [default: none]
     #[arg(long, env = "TALLYLIGHT_MAX_RATE_PER_PEER", value_name = "N", help_heading = LIMITS)]
     #[arg(value_parser = rate)]
     pub max_rate_per_peer: Option<NonZeroU32>,
@@ -251,7 +251,7 @@ pub enum SettingError {
         /// Which flag.
         flag: &'static str,
     },
-    /// Not a number of requests a second.
+    /// Not a number of events a second.
     #[error("not a number from 1 to {MAX_RATE}")]
     Rate,
     /// Out of bounds.
@@ -348,7 +348,7 @@ fn cidr(text: &str) -> Result<IpNet, SettingError> {
     network.map(|network: IpNet| network.trunc()).ok_or(SettingError::Cidr)
 }
 
-/// Requests a second.
+/// Events a second.
 fn rate(text: &str) -> Result<NonZeroU32, SettingError> {
     text.parse().ok().filter(|rate: &NonZeroU32| rate.get() <= MAX_RATE).ok_or(SettingError::Rate)
 }

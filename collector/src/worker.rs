@@ -16,7 +16,7 @@ use tallylight_proto::keys::Keys;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::door::Door;
@@ -31,6 +31,12 @@ use crate::stats::WorkerStats;
 use crate::udp::{Admission, Receiver, UdpFront};
 use crate::watched::Watched;
 
+/// Tasks that are run between two looks at the sockets, and between two at what the log's writer has told. tokio's own
+/// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of a thousand events, and all who
+/// wait for theirs wait for as many of those.
+const TASKS_A_LOOK: u32 = 8;
+/// Connections that are accepted in one turn, before those that are there have theirs.
+const ACCEPTS_A_TURN: u32 = 8;
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A batch that found the channel full is tried again after this long, if nothing comes in before.
@@ -68,7 +74,7 @@ pub struct Worker {
     pub slots: Arc<Semaphore>,
     /// How many one peer may have, of all workers.
     pub peer_limit: Option<Arc<ConnectionLimit>>,
-    /// How many requests one peer may send, to all workers.
+    /// How many events one peer may send, to all workers.
     pub rate_limit: Option<Arc<RateLimit>>,
     /// What it counts.
     pub stats: Arc<WorkerStats>,
@@ -92,7 +98,8 @@ impl Worker {
 
     fn run(self) {
         let mut runtime = Builder::new_current_thread();
-        let runtime = runtime.enable_all().on_thread_park(flush).build_local(LocalOptions::default());
+        let runtime = runtime.enable_all().event_interval(TASKS_A_LOOK).global_queue_interval(TASKS_A_LOOK);
+        let runtime = runtime.on_thread_park(flush).build_local(LocalOptions::default());
         let runtime = runtime.expect("the kernel has a few descriptors left when a worker starts");
         let door = Rc::new(Door::new(self.appender, self.ids, self.sites));
         DOOR.set(Some(Rc::clone(&door)));
@@ -187,6 +194,7 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self, listener: tokio::net::TcpListener) {
         let draining = self.shared.phase.clone();
+        let mut accepts = 0_u32;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -195,10 +203,18 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let Some(admitted) = self.admit(&stream, peer) else { continue };
+                    let Some(admitted) = self.admit(&stream, peer) else {
+                        drop(stream);
+                        yield_now().await;
+                        continue;
+                    };
                     // accepted first, so that no worker keeps a slot for a connection that another one will get
                     let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
                     self.serve(stream, peer, admitted, slot);
+                    accepts = accepts.wrapping_add(1);
+                    if accepts.is_multiple_of(ACCEPTS_A_TURN) {
+                        yield_now().await;
+                    }
                 }
                 Err(error) => self.failed(&error).await,
             }
@@ -239,6 +255,8 @@ impl Acceptor {
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr, admitted: Admitted, slot: OwnedSemaphorePermit) {
         self.shared.stats.opened.add(1);
+        // where connections come without a pause, the thread does not park
+        self.shared.door.flush_if_due();
         let open = Open { shared: Rc::clone(&self.shared), _admitted: admitted, _slot: slot };
         spawn_local(async move {
             http::serve(Rc::clone(&open.shared), stream, peer).await;

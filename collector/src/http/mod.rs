@@ -76,7 +76,7 @@ pub struct Shared {
     pub options: Options,
     /// Keys that verify redirects; none: nothing is redirected.
     pub redirect_keys: Watched<Keys>,
-    /// How many requests a peer may send, to all workers.
+    /// How many events a peer may send, to all workers.
     pub rate_limit: Option<Arc<RateLimit>>,
     /// The worker's door.
     pub door: Rc<Door>,
@@ -253,13 +253,12 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// Whether its sender has sent more than it may. With `is_head` this request does not count.
-    fn over_rate(&self, shared: &Shared, is_head: bool) -> Option<Shed> {
+    /// Why its sender may not send so many events, if so. 0: not even one.
+    fn over_rate(&self, shared: &Shared, events: u64) -> Option<Shed> {
         let limit = shared.rate_limit.as_ref()?;
         // for whom a trusted proxy speaks without saying so cannot be limited
         let client = shared.options.peers.client(self.peer, self.headers)?;
-        let has_left = if is_head { limit.has_left(client) } else { limit.take(client) };
-        (!has_left).then_some(Shed::Rate)
+        (!limit.take(client, events)).then_some(Shed::Rate)
     }
 
     /// Whether a browser only guesses that its user will want this.

@@ -20,7 +20,7 @@ pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool) -> Answe
         return Answer::pixel().with_refused(Refusal::Speculative.label());
     }
     let context = facts.context();
-    let over_rate = facts.over_rate(shared, is_head);
+    let over_rate = facts.over_rate(shared, u64::from(!is_head));
     if is_head {
         let refusal = |reject: beacon::Reject| Answer::refusal(reject.reason(), reject).with_pixel();
         let shed = shared.door.would_shed().or(over_rate);

@@ -30,7 +30,6 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
         true => Err((Refusal::Speculative, "the browser only prepares a visit that may never come")),
         false => level,
     };
-    let over_rate = facts.over_rate(shared, false);
     let Some(encoding) = payload::encoding(facts.headers) else {
         shared.door.refuse(facts.front, Refusal::Type);
         return Answer::refusal(Refusal::Type, "the content encoding is neither gzip nor identity");
@@ -72,6 +71,8 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
             return Answer::refusal(reason, line);
         }
     };
+    // counting is not free
+    let over_rate = shared.rate_limit.is_some().then(|| facts.over_rate(shared, beacon::count(&body))).flatten();
     match shared.door.body(&body, &facts.context(), level, over_rate) {
         Posted::Refused(reject) => Answer::refusal(reject.reason(), reject),
         Posted::Shed(reason) => Answer::shed(reason),

@@ -63,7 +63,8 @@ fn a_peer_over_its_rate_is_told_so_and_each_of_its_events_is_counted() {
     let posts = burst(&mut connection, &lines, TIMES);
     let refused = over_rate(&posts);
     taken[1] = TIMES - refused.len();
-    assert!(taken[1] >= 2 && taken[1] as f64 <= most_since(begun, 2.0), "{taken:?}");
+    // three events at once are more than the two of a second: taken all the same, and paid for
+    assert!(taken[1] >= 1 && taken[1] as f64 <= 1.0 + most_since(begun, 2.0) / 3.0, "{taken:?}");
     for reply in &refused {
         assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")));
         assert_eq!(reply.header("access-control-allow-origin"), Some("null"));

@@ -1,10 +1,12 @@
 //! The HTTP front, as browsers, clients and worse see it.
 
 mod answers;
+mod attacks;
 mod bodies;
 mod connections;
 mod hostile;
 mod http2;
+mod http2_attacks;
 mod limits;
 mod redirect;
 mod script;
