@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test test-env browsers client fmt lint bench-log bench-udp clean
+.PHONY: help build run test test-env browsers client fmt lint bench-log bench-udp bench-hostile clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,10 @@ bench-udp: ## taking datagrams, beside rsyslog, syslog-ng and a bare loop
 	@benches/install-peers.sh
 	cargo build --release -p tallylight-collector
 	cargo run --release -p tallylight-benches -- udp
+
+bench-hostile: ## honest clients' latency and losses while the collector is attacked, beside quiet times
+	cargo build --release -p tallylight-collector
+	cargo run --release -p tallylight-benches -- hostile --rounds 2
 
 clean: ## all that was built, but neither data nor .test-env
 	cargo clean
