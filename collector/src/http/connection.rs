@@ -28,9 +28,9 @@ use super::{Shared, answer};
 const PREFACE: &[u8] = b"PRI";
 /// What is read at first: most requests whole.
 const FIRST_READ: usize = 2048;
-/// What is read of an HTTP/2 connection at a time: of the smallest frames, each of which is answered, 110. HTTP/1 has none such,
+/// What is read of an HTTP/2 connection at a time: of the smallest frames, each of which is answered, 28. HTTP/1 has none such,
 /// and hyper reads as much as it has room for.
-const HTTP2_READ: usize = 1024;
+const HTTP2_READ: usize = 256;
 /// Requests at a time on one HTTP/2 connection: what RFC 9113, 6.5.2, wants at least.
 const STREAMS: u32 = 100;
 /// Streams that a peer may open and reset before they are looked at (CVE-2023-44487).
