@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test test-env browsers client fmt lint bench-log bench-udp fuzz clean
+.PHONY: help build run test test-env browsers client fmt lint bench-log bench-udp bench-hostile fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,10 @@ bench-udp: ## taking datagrams, beside rsyslog, syslog-ng and a bare loop
 	@benches/install-peers.sh
 	cargo build --release -p tallylight-collector
 	cargo run --release -p tallylight-benches -- udp
+
+bench-hostile: ## honest clients' latency and losses while the collector is attacked, beside quiet times
+	cargo build --release -p tallylight-collector
+	cargo run --release -p tallylight-benches -- hostile --rounds 2
 
 # One target, so many executions: make fuzz TARGET=decoder RUNS=1000000
 TARGET ?=

@@ -5,7 +5,9 @@
 
 mod beacons;
 mod compare;
+mod hostile;
 mod log;
+mod process;
 mod udp;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +28,8 @@ enum What {
     Log(log::Arguments),
     /// Taking datagrams, beside rsyslog, syslog-ng and a bare loop.
     Udp(udp::Arguments),
+    /// Honest clients' latency while the collector is attacked, beside their quiet one.
+    Hostile(hostile::Arguments),
     /// The bare loop, which `udp` starts.
     #[command(hide = true)]
     UdpReceiver(udp::ReceiverArguments),
@@ -36,6 +40,7 @@ fn main() -> anyhow::Result<()> {
     match arguments.what {
         What::Log(log) => log::run(&log, arguments.rounds),
         What::Udp(udp) => udp::run(&udp, arguments.rounds),
+        What::Hostile(hostile) => hostile::run(&hostile, arguments.rounds),
         What::UdpReceiver(receiver) => udp::receive(&receiver),
     }
 }

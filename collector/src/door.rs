@@ -88,19 +88,20 @@ impl Door {
         }
     }
 
-    /// A pixel: one event in a query string.
-    pub fn pixel(&self, query: &str, context: &Context<'_>) -> Outcome {
-        self.one(self.look(query, context), context.front)
+    /// A pixel: one event in a query string. `of_peer` is why nothing of its sender is taken now, if so: here and below,
+    /// what keeps the door from taking anything goes before that.
+    pub fn pixel(&self, query: &str, context: &Context<'_>, of_peer: Option<Shed>) -> Outcome {
+        self.one(self.look(query, context), context.front, of_peer)
     }
 
     /// Somebody who follows a signed link: one event.
-    pub fn link(&self, link: &Link<'_>, context: &Context<'_>) -> Outcome {
-        self.one(self.look_at_link(link, context), context.front)
+    pub fn link(&self, link: &Link<'_>, context: &Context<'_>, of_peer: Option<Shed>) -> Outcome {
+        self.one(self.look_at_link(link, context), context.front, of_peer)
     }
 
     /// One event that nobody waits for.
-    fn one(&self, result: Result<Event<'_>, Reject>, front: Front) -> Outcome {
-        let shed = self.would_shed();
+    fn one(&self, result: Result<Event<'_>, Reject>, front: Front, of_peer: Option<Shed>) -> Outcome {
+        let shed = self.would_shed().or(of_peer);
         let mut batch = self.batch.borrow_mut();
         match (result, shed) {
             (Err(reject), _) => {
@@ -141,8 +142,14 @@ impl Door {
     }
 
     /// A body of any kind.
-    pub fn body(&self, body: &Body<'_>, context: &Context<'_>, level: Level) -> Posted {
-        if let Some(reason) = self.would_shed() {
+    pub fn body(&self, body: &Body<'_>, context: &Context<'_>, level: Level, of_peer: Option<Shed>) -> Posted {
+        let would_shed = self.would_shed();
+        if let (None, Some(reason)) = (would_shed, of_peer) {
+            // not judged: a sender of too much must not cost as much as one that is taken
+            self.batch.borrow_mut().shed(context.front, reason, beacon::count(body));
+            return Posted::Shed(reason);
+        }
+        if let Some(reason) = would_shed {
             // read all the same: how many are shed is known by reading only
             let judged = self.judge(body, context, &mut |_| Ok(()));
             return self.settle(judged, context.front, |batch, taken| {
@@ -269,7 +276,8 @@ impl Door {
         self.batch.borrow().is_empty()
     }
 
-    fn flush_if_due(&self) {
+    /// Sends what was gathered if it is large or old. Whoever keeps the thread from parking must see to that.
+    pub fn flush_if_due(&self) {
         let batch = self.batch.borrow();
         let is_due =
             batch.weight() >= BATCH_BYTES || batch.opened().is_some_and(|opened| clock::since(opened) >= BATCH_AGE);
@@ -386,7 +394,7 @@ mod tests {
         }
 
         fn post(&self, bytes: &[u8]) -> Posted {
-            self.door.body(&Body { bytes, ..Body::default() }, &context(), Level::Logged)
+            self.door.body(&Body { bytes, ..Body::default() }, &context(), Level::Logged, None)
         }
 
         /// The ledger, when all is over.
@@ -414,12 +422,12 @@ mod tests {
     #[test]
     fn every_event_has_one_outcome_whichever_way_it_comes() {
         let fixture = Fixture::new();
-        assert!(matches!(fixture.door.pixel("a=1", &context()), Outcome::Taken));
-        assert!(matches!(fixture.door.pixel("id=x", &context()), Outcome::Refused(_)));
+        assert!(matches!(fixture.door.pixel("a=1", &context(), None), Outcome::Taken));
+        assert!(matches!(fixture.door.pixel("id=x", &context(), None), Outcome::Refused(_)));
         assert!(matches!(fixture.post(b"a=1\nnothing\na=2"), Posted::Sent { refused: 1, first: Some(_), .. }));
         assert!(matches!(fixture.post(b"[{},{},{}]"), Posted::Sent { refused: 0, first: None, .. }));
         assert!(matches!(fixture.post(b"[{},{},3]"), Posted::Refused(_)));
-        assert!(matches!(fixture.door.link(&Link::default(), &context()), Outcome::Taken));
+        assert!(matches!(fixture.door.link(&Link::default(), &context(), None), Outcome::Taken));
         fixture.door.refuse(Front::Http2, Refusal::TooLarge);
         let counts = fixture.finish();
         let events = counts.fronts[Front::Http2.index()];
@@ -433,8 +441,8 @@ mod tests {
     fn a_closed_door_sheds_what_is_good_and_refuses_what_is_not() {
         let fixture = Fixture::new();
         fixture.door.close();
-        assert!(matches!(fixture.door.pixel("a=1", &context()), Outcome::Shed(Shed::Draining)));
-        assert!(matches!(fixture.door.link(&Link::default(), &context()), Outcome::Shed(Shed::Draining)));
+        assert!(matches!(fixture.door.pixel("a=1", &context(), None), Outcome::Shed(Shed::Draining)));
+        assert!(matches!(fixture.door.link(&Link::default(), &context(), None), Outcome::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"a=1\nnothing\na=2"), Posted::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"[{},{}]"), Posted::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"nothing"), Posted::Refused(_)));
@@ -450,16 +458,16 @@ mod tests {
         let (appender, batches) = Appender::to_nobody(1);
         let (_set_sites, sites) = watch::channel(Arc::default());
         let door = Door::new(appender, IdMaker::new().unwrap(), sites);
-        assert!(matches!(door.pixel("a=1", &context()), Outcome::Taken));
+        assert!(matches!(door.pixel("a=1", &context(), None), Outcome::Taken));
         door.flush();
         // answered before it was known that there is no room
-        assert!(matches!(door.pixel("a=2", &context()), Outcome::Taken));
+        assert!(matches!(door.pixel("a=2", &context(), None), Outcome::Taken));
         door.flush();
-        assert!(matches!(door.pixel("a=3", &context()), Outcome::Shed(Shed::Queue)));
+        assert!(matches!(door.pixel("a=3", &context(), None), Outcome::Shed(Shed::Queue)));
         let body = Body { bytes: b"[{},{}]", ..Body::default() };
-        assert!(matches!(door.body(&body, &context(), Level::Logged), Posted::Shed(Shed::Queue)));
+        assert!(matches!(door.body(&body, &context(), Level::Logged, None), Posted::Shed(Shed::Queue)));
         assert_eq!(batches.try_recv().map(|batch| batch.len()), Ok(1));
-        assert!(matches!(door.pixel("a=4", &context()), Outcome::Taken), "there is room again");
+        assert!(matches!(door.pixel("a=4", &context(), None), Outcome::Taken), "there is room again");
         door.flush();
         let counts = batches.try_iter().fold(tallylight_proto::Counts::default(), |mut sum, batch| {
             sum.add(batch.counts());
@@ -472,10 +480,10 @@ mod tests {
     #[test]
     fn a_new_list_of_sites_holds_from_the_next_event_on() {
         let fixture = Fixture::new();
-        assert!(matches!(fixture.door.pixel("site=a", &context()), Outcome::Taken));
+        assert!(matches!(fixture.door.pixel("site=a", &context(), None), Outcome::Taken));
         fixture.set_sites.send_replace(Arc::new(Sites::load(&["b".into()], None).unwrap()));
-        assert!(matches!(fixture.door.pixel("site=a", &context()), Outcome::Refused(_)));
-        assert!(matches!(fixture.door.pixel("site=B", &context()), Outcome::Taken));
+        assert!(matches!(fixture.door.pixel("site=a", &context(), None), Outcome::Refused(_)));
+        assert!(matches!(fixture.door.pixel("site=B", &context(), None), Outcome::Taken));
         assert!(fixture.finish().is_balanced());
     }
 

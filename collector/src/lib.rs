@@ -26,6 +26,7 @@ pub mod http;
 pub mod ids;
 pub mod keys;
 pub mod lifecycle;
+pub mod limits;
 pub mod listen;
 pub mod log;
 pub mod metrics;

@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::http;
 use crate::ids::IdMaker;
 use crate::keys::{self, KeysError};
+use crate::limits::{ConnectionLimit, RateLimit};
 use crate::listen::{self, ListenError, Listeners};
 use crate::log::{self, Log, LogError, StorageError, storage};
 use crate::metrics::Metrics;
@@ -223,6 +224,11 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
     let (set_redirect_keys, redirect_keys) = watch::channel(Arc::new(lists.redirect_keys));
     let set_lists = SetLists { sites: set_sites, udp_keys: set_udp_keys, redirect_keys: set_redirect_keys };
     let slots = Arc::new(Semaphore::new(max_connections));
+    let peer_limit = settings.max_connections_per_peer.map(|most| {
+        let trusted = settings.trusted_proxy.clone();
+        Arc::new(ConnectionLimit::new(most.get(), trusted))
+    });
+    let rate_limit = settings.max_rate_per_peer.map(|a_second| Arc::new(RateLimit::new(a_second.get())));
     let Listeners { http, udp } = listeners;
     let mut threads = Vec::new();
     for (number, ((http_of_one, udp_of_one), stats)) in
@@ -241,6 +247,8 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
             sites: sites.clone(),
             redirect_keys: redirect_keys.clone(),
             slots: Arc::clone(&slots),
+            peer_limit: peer_limit.clone(),
+            rate_limit: rate_limit.clone(),
             stats,
             phase: phase.clone(),
         };

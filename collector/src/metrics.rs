@@ -40,6 +40,7 @@ struct Series {
     opened: Counter,
     connections: Gauge,
     accept_errors: Counter,
+    over_peer_limit: Counter,
     pushed: Counter,
     popped: Counter,
     limit: Gauge,
@@ -122,6 +123,7 @@ impl Metrics {
         series.opened.absolute(opened);
         set(&series.connections, opened.saturating_sub(closed));
         series.accept_errors.absolute(sum(&|stats| &stats.accept_errors));
+        series.over_peer_limit.absolute(sum(&|stats| &stats.over_peer_limit));
         series.datagrams.errors.absolute(sum(&|stats| &stats.udp_receive_errors));
         series.debug.absolute(sum(&|stats| &stats.debug));
         for (class, counter) in series.answers.iter().enumerate() {
@@ -227,6 +229,7 @@ impl Series {
             opened: counter!("tallylight_http_connections_opened_total"),
             connections: gauge!("tallylight_http_connections"),
             accept_errors: counter!("tallylight_http_accept_errors_total"),
+            over_peer_limit: counter!("tallylight_http_connections_over_peer_limit_total"),
             pushed: counter!("tallylight_queue_batches_pushed_total"),
             popped: counter!("tallylight_queue_batches_popped_total"),
             limit: gauge!("tallylight_queue_batches_limit"),
@@ -284,6 +287,10 @@ fn describe() {
         ("tallylight_http_responses_total", "Answers by class of status code."),
         ("tallylight_http_connections_opened_total", "Connections accepted."),
         ("tallylight_http_accept_errors_total", "Connections that could not be accepted."),
+        (
+            "tallylight_http_connections_over_peer_limit_total",
+            "Connections closed at once, since their peers had as many as they may.",
+        ),
         ("tallylight_queue_batches_pushed_total", "Batches sent to the log writer."),
         ("tallylight_queue_batches_popped_total", "Batches taken by the log writer."),
         ("tallylight_log_segments_begun_total", "Segments begun."),

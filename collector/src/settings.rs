@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -33,6 +33,8 @@ const MAX_SEGMENT: u64 = 1024 * 1024 * 1024 * 1024;
 const MIN_RECEIVE_BUFFER: u64 = 4096;
 /// The largest one: the kernel keeps the double of it in 31 bits.
 const MAX_RECEIVE_BUFFER: u64 = 512 * 1024 * 1024;
+/// The highest limit of events a second from one peer: more than one worker answers.
+const MAX_RATE: u32 = 1_000_000;
 /// Segments are whole pages.
 const PAGE: u64 = 4096;
 
@@ -147,6 +149,17 @@ pub struct Settings {
     #[arg(default_value = "16000")]
     pub max_connections: NonZeroUsize,
 
+    /// The same for one address; of IPv6, for one network of 64 bits. What is more is closed at once. Trusted proxies have
+    /// no such limit [default: none]
+    #[arg(long, env = "TALLYLIGHT_MAX_CONNECTIONS_PER_PEER", value_name = "N", help_heading = LIMITS)]
+    pub max_connections_per_peer: Option<NonZeroUsize>,
+
+    /// Events a second from one visitor's address (of IPv6, from one network of 64 bits), at most 1000000; a second's worth may
+    /// come at once. What is more is answered 429. Datagrams have no such limit [default: none]
+    #[arg(long, env = "TALLYLIGHT_MAX_RATE_PER_PEER", value_name = "N", help_heading = LIMITS)]
+    #[arg(value_parser = rate)]
+    pub max_rate_per_peer: Option<NonZeroU32>,
+
     /// Time for the head of a request, and for a connection without one
     #[arg(long, env = "TALLYLIGHT_IDLE_TIMEOUT", value_name = "TIME", help_heading = LIMITS)]
     #[arg(default_value = "60s")]
@@ -238,6 +251,9 @@ pub enum SettingError {
         /// Which flag.
         flag: &'static str,
     },
+    /// Not a number of events a second.
+    #[error("not a number from 1 to {MAX_RATE}")]
+    Rate,
     /// Out of bounds.
     #[error("--{flag} must be from {least} to {most}")]
     Range {
@@ -332,6 +348,11 @@ fn cidr(text: &str) -> Result<IpNet, SettingError> {
     network.map(|network: IpNet| network.trunc()).ok_or(SettingError::Cidr)
 }
 
+/// Events a second.
+fn rate(text: &str) -> Result<NonZeroU32, SettingError> {
+    text.parse().ok().filter(|rate: &NonZeroU32| rate.get() <= MAX_RATE).ok_or(SettingError::Rate)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,6 +375,7 @@ mod tests {
         assert_eq!(settings.sync_interval.millis(), 1000);
         assert_eq!(settings.ip, IpMode::Truncate);
         assert_eq!(settings.max_body.bytes(), 64 * 1024);
+        assert!(settings.max_connections_per_peer.is_none() && settings.max_rate_per_peer.is_none());
         assert!(settings.worker_count() >= 1 && !settings.demo && settings.site.is_empty());
     }
 

@@ -71,6 +71,8 @@ pub struct WorkerStats {
     pub closed: Tally,
     /// Connections that could not be accepted.
     pub accept_errors: Tally,
+    /// Connections closed at once, since their peers had enough.
+    pub over_peer_limit: Tally,
     /// Times that datagrams could not be received.
     pub udp_receive_errors: Tally,
 }

@@ -11,16 +11,18 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tallylight_proto::keys::Keys;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::door::Door;
 use crate::http::{self, Options, Shared};
 use crate::ids::IdMaker;
+use crate::limits::{Admitted, ConnectionLimit, RateLimit};
 use crate::listen::{UdpSocket, is_shortage};
 use crate::log::{Appender, Status};
 use crate::phase::{Phase, Watch};
@@ -29,6 +31,12 @@ use crate::stats::WorkerStats;
 use crate::udp::{Admission, Receiver, UdpFront};
 use crate::watched::Watched;
 
+/// Tasks that are run between two looks at the sockets, and between two at what the log's writer has told. tokio's own
+/// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of a thousand events, and all who
+/// wait for theirs wait for as many of those.
+const TASKS_A_LOOK: u32 = 8;
+/// Connections that are accepted in one turn, before those that are there have theirs.
+const ACCEPTS_A_TURN: u32 = 8;
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A batch that found the channel full is tried again after this long, if nothing comes in before.
@@ -64,6 +72,10 @@ pub struct Worker {
     pub redirect_keys: watch::Receiver<Arc<Keys>>,
     /// Connections that may still be served, of all workers.
     pub slots: Arc<Semaphore>,
+    /// How many one peer may have, of all workers.
+    pub peer_limit: Option<Arc<ConnectionLimit>>,
+    /// How many events one peer may send, to all workers.
+    pub rate_limit: Option<Arc<RateLimit>>,
     /// What it counts.
     pub stats: Arc<WorkerStats>,
     /// Whether the collector is stopping.
@@ -86,7 +98,8 @@ impl Worker {
 
     fn run(self) {
         let mut runtime = Builder::new_current_thread();
-        let runtime = runtime.enable_all().on_thread_park(flush).build_local(LocalOptions::default());
+        let runtime = runtime.enable_all().event_interval(TASKS_A_LOOK).global_queue_interval(TASKS_A_LOOK);
+        let runtime = runtime.on_thread_park(flush).build_local(LocalOptions::default());
         let runtime = runtime.expect("the kernel has a few descriptors left when a worker starts");
         let door = Rc::new(Door::new(self.appender, self.ids, self.sites));
         DOOR.set(Some(Rc::clone(&door)));
@@ -96,6 +109,7 @@ impl Worker {
             let shared = Rc::new(Shared {
                 options: self.options,
                 redirect_keys: Watched::new(self.redirect_keys),
+                rate_limit: self.rate_limit,
                 door: Rc::clone(&door),
                 stats: self.stats,
                 phase: Watch::new(phase),
@@ -107,6 +121,7 @@ impl Worker {
                 let acceptor = Acceptor {
                     shared: Rc::clone(&shared),
                     slots: Arc::clone(&self.slots),
+                    peer_limit: self.peer_limit.clone(),
                     are_shared: self.are_shared,
                 };
                 spawn_local(acceptor.run(listener));
@@ -172,12 +187,14 @@ async fn stay(shared: &Shared, mut phase: watch::Receiver<Phase>, set_phase: &wa
 struct Acceptor {
     shared: Rc<Shared>,
     slots: Arc<Semaphore>,
+    peer_limit: Option<Arc<ConnectionLimit>>,
     are_shared: bool,
 }
 
 impl Acceptor {
     async fn run(self, listener: tokio::net::TcpListener) {
         let draining = self.shared.phase.clone();
+        let mut accepts = 0_u32;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -186,9 +203,18 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    let Some(admitted) = self.admit(&stream, peer) else {
+                        drop(stream);
+                        yield_now().await;
+                        continue;
+                    };
                     // accepted first, so that no worker keeps a slot for a connection that another one will get
                     let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
-                    self.serve(stream, peer, slot);
+                    self.serve(stream, peer, admitted, slot);
+                    accepts = accepts.wrapping_add(1);
+                    if accepts.is_multiple_of(ACCEPTS_A_TURN) {
+                        yield_now().await;
+                    }
                 }
                 Err(error) => self.failed(&error).await,
             }
@@ -206,15 +232,32 @@ impl Acceptor {
         while let Ok((stream, peer)) = listener.accept() {
             let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            if let Ok(stream) = stream {
-                self.serve(stream, peer, slot);
+            if let Ok(stream) = stream
+                && let Some(admitted) = self.admit(&stream, peer)
+            {
+                self.serve(stream, peer, admitted, slot);
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
+    /// Whether the peer may have another connection. If not, this one is reset: a word of why would have to wait until all
+    /// that was sent is read, or it would be lost, and so would cost what the limit is to save.
+    fn admit(&self, stream: &TcpStream, peer: SocketAddr) -> Option<Admitted> {
+        let Some(limit) = &self.peer_limit else { return Some(Admitted::default()) };
+        let admitted = limit.admit(peer.ip());
+        if admitted.is_none() {
+            self.shared.stats.over_peer_limit.add(1);
+            // if it fails, the connection is closed in the usual way
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        admitted
+    }
+
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, admitted: Admitted, slot: OwnedSemaphorePermit) {
         self.shared.stats.opened.add(1);
-        let open = Open { shared: Rc::clone(&self.shared), _slot: slot };
+        // where connections come without a pause, the thread does not park
+        self.shared.door.flush_if_due();
+        let open = Open { shared: Rc::clone(&self.shared), _admitted: admitted, _slot: slot };
         spawn_local(async move {
             http::serve(Rc::clone(&open.shared), stream, peer).await;
             drop(open);
@@ -233,6 +276,7 @@ impl Acceptor {
 /// A connection that is being served.
 struct Open {
     shared: Rc<Shared>,
+    _admitted: Admitted,
     _slot: OwnedSemaphorePermit,
 }
 

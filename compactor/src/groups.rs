@@ -2,6 +2,11 @@
 //!
 //! The rule: **a group's measures depend on the set of its records alone**, not on their order or on how they
 //! were split over runs. Counts and exact sums add, times are a minimum and a maximum, visitors are a set.
+//!
+//! Which groups there are may be limited, since whoever sends events chooses their texts ([`Groups::of_within`]). Then it
+//! depends on the order in which keys are first seen, which is that of the log, and on nothing else: a key that has a group
+//! keeps it, and one that found no room never finds any, for groups are never removed. So it does not matter either whether
+//! records are counted one by one or groups of later records are merged in the order in which they were begun.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -16,6 +21,12 @@ use crate::visitors::Visitors;
 pub const BASE_COLUMNS: [&str; 3] = ["site", "event", "target"];
 /// With all of `--by`.
 pub const MAX_COLUMNS: usize = 6;
+/// The text of columns whose own has no room.
+pub const OTHER: &str = "(other)";
+/// Of what groups may take, the part that is kept for those of other targets: an eighth.
+const KEPT_FOR_OTHER: usize = 8;
+/// The first columns, site and event, are given up last.
+const TARGET_COLUMN: usize = 2;
 /// What a group takes besides its text: more, up to 4 KiB, only where it has many visitors.
 const GROUP_BYTES: usize = 300;
 
@@ -79,6 +90,17 @@ impl<'a> Key<'a> {
             key.columns += 1;
         }
         key
+    }
+
+    /// The same with `(other)` in the columns from this one on.
+    fn with_other_from(mut self, column: usize) -> Self {
+        self.parts[column..self.columns].fill(OTHER);
+        self
+    }
+
+    /// About what a group of it takes.
+    fn group_bytes(&self) -> usize {
+        GROUP_BYTES + self.parts().iter().map(|part| part.len()).sum::<usize>()
     }
 
     fn parts(&self) -> &[&'a str] {
@@ -209,7 +231,7 @@ impl Groups {
             None => {
                 let place = u32::try_from(groups.len()).expect("memory ends before four billion groups");
                 groups.push(Group::new(key));
-                self.bytes += GROUP_BYTES + key.parts().iter().map(|part| part.len()).sum::<usize>();
+                self.bytes += key.group_bytes();
                 let columns = key.columns;
                 let hasher = &self.hasher;
                 let of_group = |place: &u32| {
@@ -223,10 +245,33 @@ impl Groups {
         &mut self.groups[place as usize].measures
     }
 
-    /// Counts in groups, with so many columns, of other records.
-    pub fn merge(&mut self, other: &Groups, columns: usize) {
-        for group in &other.groups {
-            self.of(&Key::new((0..columns).map(|column| group.column(column)))).merge(&group.measures);
+    /// The same where all groups may take about so many bytes. What has no room counts as another target of its site and
+    /// event, and if that has none either, as another event of another site.
+    pub fn of_within(&mut self, key: &Key<'_>, most: usize) -> &mut Measures {
+        let of_site = key.with_other_from(TARGET_COLUMN);
+        if self.has_room(key, most - most / KEPT_FOR_OTHER) {
+            self.of(key)
+        } else if self.has_room(&of_site, most) {
+            self.of(&of_site)
+        } else {
+            self.of(&key.with_other_from(0))
+        }
+    }
+
+    fn has_room(&self, key: &Key<'_>, most: usize) -> bool {
+        self.bytes + key.group_bytes() <= most || self.has(key)
+    }
+
+    fn has(&self, key: &Key<'_>) -> bool {
+        let hash = hash(&self.hasher, key.parts().iter().copied());
+        self.table.find(hash, |place| self.groups[*place as usize].is(key)).is_some()
+    }
+
+    /// Counts in groups, with so many columns, of later records, in the order in which they were begun.
+    pub fn merge_within(&mut self, later: &Groups, columns: usize, most: usize) {
+        for group in &later.groups {
+            let key = Key::new((0..columns).map(|column| group.column(column)));
+            self.of_within(&key, most).merge(&group.measures);
         }
     }
 
@@ -277,6 +322,48 @@ mod tests {
             .collect();
         let expected = [("a", "bc", "", 2), ("ab", "", "c", 3), ("ab", "c", "", 11)];
         assert_eq!(sorted, expected.map(|(a, b, c, n)| (a.to_owned(), b.to_owned(), c.to_owned(), n)));
+    }
+
+    /// Counts these records, each a number of a target of three sites, cut into runs here: the groups of all but the first
+    /// are merged.
+    fn counted(records: &[u32], cuts: &[usize], most: usize) -> Vec<(String, i64)> {
+        let key = |n: &u32| [["a", "b", "c"][*n as usize % 3].to_owned(), "click".to_owned(), n.to_string()];
+        let ends = cuts.iter().copied().chain([records.len()]);
+        let mut all = Groups::default();
+        let mut begin = 0;
+        for (run, end) in ends.enumerate() {
+            let mut later = Groups::default();
+            for record in &records[begin..end] {
+                let parts = key(record);
+                let key = Key::new(parts.iter().map(String::as_str));
+                // what is not whole is not limited
+                let measures = if run == 0 { all.of_within(&key, most) } else { later.of(&key) };
+                measures.events += 1;
+            }
+            all.merge_within(&later, 3, most);
+            begin = end;
+        }
+        assert!(all.bytes() <= most.saturating_add(Key::new([OTHER; 3]).group_bytes()));
+        let name = |group: &Group| format!("{} {} {}", group.column(0), group.column(1), group.column(2));
+        all.sorted(3).iter().map(|group| (name(group), group.measures.events)).collect()
+    }
+
+    #[test]
+    fn what_has_no_room_counts_as_other_wherever_the_records_are_cut() {
+        // some keys come early and again, some late; each late one once more
+        let records: Vec<u32> = (0..60).flat_map(|n| [n, n / 2, 59 - n % 7, (n * 31) % 97]).collect();
+        for most in [0, 310, 700, 1_400, 3_000, 5_000, 20_000, usize::MAX] {
+            let whole = counted(&records, &[], most);
+            assert_eq!(whole.iter().map(|(_, events)| events).sum::<i64>(), records.len() as i64);
+            for cut in 0..records.len() {
+                assert_eq!(counted(&records, &[cut], most), whole, "{most} bytes, cut at {cut}");
+                assert_eq!(counted(&records, &[cut / 3, cut / 2, cut], most), whole, "{most} bytes, cuts up to {cut}");
+            }
+        }
+        let names = |most| counted(&records, &[], most).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(0), ["(other) (other) (other)"]);
+        assert!(names(3_000).contains(&"a click (other)".to_owned()) && names(3_000).contains(&"a click 0".to_owned()));
+        assert!(!names(usize::MAX).iter().any(|name| name.contains(OTHER)));
     }
 
     #[test]

@@ -114,15 +114,24 @@ pub struct Hours {
     /// Up to where hours' files cover them, as committed and published since.
     published: BTreeMap<Hour, u64>,
     bounds: Bounds,
+    /// Bytes that the groups of one hour may take: unlike the bounds it decides what is published.
+    most_bytes: usize,
     group_bytes: usize,
     pending_bytes: usize,
 }
 
 impl Hours {
-    /// No hour yet; `published` is what the commit says of them.
-    pub fn new(hourly: Hourly, events: Events, published: BTreeMap<Hour, u64>, bounds: Bounds) -> Self {
+    /// No hour yet; `published` is what the commit says of them, `most_bytes` what the groups of one may take.
+    pub fn new(
+        hourly: Hourly,
+        events: Events,
+        published: BTreeMap<Hour, u64>,
+        bounds: Bounds,
+        most_bytes: usize,
+    ) -> Self {
         Self {
             bounds,
+            most_bytes,
             hourly,
             events,
             states: Vec::new(),
@@ -144,7 +153,10 @@ impl Hours {
         let state = &mut self.states[place];
         if record.end > state.grouped {
             let before = state.groups.bytes();
-            let measures = state.groups.of(&Key::of(event, self.hourly.by()));
+            let key = Key::of(event, self.hourly.by());
+            // what is not whole cannot know what has room: that shows when it is merged
+            let measures =
+                if state.whole { state.groups.of_within(&key, self.most_bytes) } else { state.groups.of(&key) };
             match fate {
                 Fate::Counted => measures.count(event),
                 Fate::Bot => measures.bot_events += 1,
@@ -181,7 +193,7 @@ impl Hours {
         }
         for state in &mut self.states {
             if state.dirty_from.is_some() && (all || state.is_open(due) || state.is_gathered(due, self.bounds)) {
-                state.complete(&self.hourly)?;
+                state.complete(&self.hourly, self.most_bytes)?;
                 self.hourly.write(state.hour, &state.groups, state.grouped)?;
                 self.published.insert(state.hour, state.grouped);
                 state.dirty_from = None;
@@ -266,7 +278,7 @@ impl Hours {
 
 impl State {
     /// Takes in the groups of the file, if they are not in memory.
-    fn complete(&mut self, hourly: &Hourly) -> Result<(), HourError> {
+    fn complete(&mut self, hourly: &Hourly, most_bytes: usize) -> Result<(), HourError> {
         if self.whole {
             return Ok(());
         }
@@ -274,7 +286,7 @@ impl State {
             let published = self.grouped;
             return Err(HourError::Behind { path: hourly.path(self.hour), covered: 0, published });
         };
-        loaded.groups.merge(&self.groups, hourly.columns());
+        loaded.groups.merge_within(&self.groups, hourly.columns(), most_bytes);
         self.groups = loaded.groups;
         self.whole = true;
         Ok(())

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::ser::Formatter;
 use serde_json::{Value, json};
 use tallylight_proto::json::EventJson;
 use tallylight_proto::ledger::{FrontCounts, Ledger};
@@ -79,11 +80,10 @@ fn print_record(framed: &Framed<'_>, wanted: &Inspect, out: &mut impl Write) -> 
     let (position, ordinal) = (framed.position, framed.ordinal);
     match record::decode(framed.payload) {
         Ok(Record::Event(event)) => {
-            serde_json::to_writer(&mut *out, &Line { position, ordinal, event: EventJson(&event) })
-                .map_err(io::Error::from)?;
+            write_json(out, &Line { position, ordinal, event: EventJson(&event) })?;
         }
         Ok(Record::Ledger(ledger)) if wanted.ledger => {
-            serde_json::to_writer(&mut *out, &ledger_json(framed, &ledger)).map_err(io::Error::from)?;
+            write_json(out, &ledger_json(framed, &ledger))?;
         }
         Ok(Record::Ledger(_)) => return Ok(false),
         Err(error) => {
@@ -93,6 +93,36 @@ fn print_record(framed: &Framed<'_>, wanted: &Inspect, out: &mut impl Write) -> 
     }
     out.write_all(b"\n")?;
     Ok(true)
+}
+
+fn write_json(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
+    Ok(line.serialize(&mut serde_json::Serializer::with_formatter(out, Harmless))?)
+}
+
+/// JSON as short as it gets, in which strings have no character that a terminal might act on or that turns text around:
+/// what strangers sent is to be looked at.
+struct Harmless;
+
+impl Formatter for Harmless {
+    fn write_string_fragment<W: Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(is_active) {
+            let (plain, from) = rest.split_at(at);
+            let mut units = [0; 2];
+            let active = from.chars().next().expect("it was found there");
+            writer.write_all(plain.as_bytes())?;
+            for unit in active.encode_utf16(&mut units) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+            rest = &from[active.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
+    }
+}
+
+/// DEL and the C1 controls (those below U+0020 are escaped in any JSON), ends of lines and paragraphs, marks of direction.
+fn is_active(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn ledger_json(framed: &Framed<'_>, ledger: &Ledger) -> Value {
@@ -170,4 +200,20 @@ pub(crate) fn labelled<V: Into<Value>>(
 ) -> Value {
     let pairs = labels.into_iter().zip(values).map(|(label, value)| (label.to_owned(), value.into()));
     Value::Object(pairs.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_might_act_on_is_escaped_and_reads_back() {
+        let text = "a\u{1b}[31m\r\n\u{7f}\u{9b}\u{85}\u{2028}\u{202e}\u{2066}é📚\u{200f}";
+        let mut printed = Vec::new();
+        write_json(&mut printed, &text).unwrap();
+        let printed = String::from_utf8(printed).unwrap();
+        let (plain, others) = (printed.replace("é📚", ""), printed.contains("é📚"));
+        assert!(others && plain.chars().all(|c| c.is_ascii_graphic()), "{printed:?}");
+        assert_eq!(serde_json::from_str::<String>(&printed).unwrap(), text);
+    }
 }

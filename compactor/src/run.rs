@@ -199,6 +199,7 @@ fn open(settings: &Settings, state: &StateFolder) -> Result<Compaction, RunError
         retain: millis(settings.output.retain),
         index_limits: Limits::default(),
         bounds: Bounds::default(),
+        hour_bytes: usize::try_from(settings.output.max_groups.bytes()).unwrap_or(usize::MAX),
     };
     Ok(Compaction::open(config)?)
 }

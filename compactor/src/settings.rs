@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
-use tallylight_service::Period;
+use tallylight_service::{ByteSize, Period};
 use thiserror::Error;
 
 use crate::groups::By;
@@ -121,6 +121,11 @@ pub struct Output {
     /// More columns to group by: any of item, placement, page, with commas. Fixed at the first run [default: none].
     #[arg(long, global = true, value_name = "COLUMNS", env = "TALLYLIGHT_BY", hide_env = true)]
     pub by: Option<Columns>,
+    /// About how much memory the groups of one hour may take; what needs further ones counts in `(other)`, first by target,
+    /// then by site. With another size an hour that has too many of them comes out differently.
+    #[arg(long, global = true, value_name = "SIZE", default_value = "512MiB", env = "TALLYLIGHT_MAX_GROUPS")]
+    #[arg(hide_env = true)]
+    pub max_groups: ByteSize,
 }
 
 impl Settings {
@@ -273,6 +278,7 @@ mod tests {
         assert_eq!(settings.output.grace.millis(), 60_000);
         assert_eq!(settings.output.retain.millis(), 72 * 3_600_000);
         assert_eq!((settings.by(), settings.admin()), (&[][..], None));
+        assert_eq!(settings.output.max_groups.bytes(), 512 << 20);
         assert_eq!(parse("--follow").admin(), Some("127.0.0.1:9601".parse().unwrap()));
         assert_eq!(parse("--follow --admin off").admin(), None);
         assert_eq!(parse("--admin 127.0.0.1:1").admin(), Some("127.0.0.1:1".parse().unwrap()));

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use super::contender::{Contender, Output};
 use super::load::{Load, Sent, Shape};
-use super::process::{self, Process};
+use crate::process::{self, Process};
 
 /// A receiver that has counted nothing new for so long is done; longer than the second that peers may keep lines.
 const SETTLED: Duration = Duration::from_millis(2_500);

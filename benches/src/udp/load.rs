@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use quinn_udp::{Transmit, UdpSocketState};
 use tallylight_proto::datagram;
 
-use super::process;
 use crate::beacons::Beacons;
+use crate::process;
 
 /// Bytes of an event.
 pub const EVENT_LEN: usize = 200;

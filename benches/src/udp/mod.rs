@@ -8,7 +8,6 @@ mod climb;
 mod contender;
 mod load;
 mod peers;
-mod process;
 mod receiver;
 mod report;
 
@@ -18,11 +17,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::compare::alternate;
+use crate::process;
 use contender::Contender;
 use load::Shape;
 
 pub use receiver::Arguments as ReceiverArguments;
 pub use receiver::run as receive;
+pub use report::machine;
 
 /// What is to be sent, to whom.
 #[derive(clap::Args)]

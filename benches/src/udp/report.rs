@@ -74,7 +74,7 @@ pub fn with_machine(tables: &[Value], rounds: u32, seconds: f64) -> String {
 }
 
 /// The machine, how busy it is, and the commit.
-fn machine() -> String {
+pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model =

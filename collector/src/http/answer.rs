@@ -200,14 +200,13 @@ fn status_of(reason: Refusal) -> StatusCode {
     }
 }
 
-/// Seconds after which trying again makes sense: a queue is short, a restart takes a moment, and a disk is not
-/// emptied at once.
+/// Seconds after which trying again makes sense: a queue is short, a restart takes a moment, a disk is not emptied at
+/// once, and of a rate a second's worth is there after a second.
 fn retry_after(reason: Shed) -> &'static str {
     match reason {
-        Shed::Queue => "1",
+        Shed::Queue | Shed::Rate => "1",
         Shed::Draining => "5",
         Shed::Disk => "30",
-        Shed::Rate => "60",
     }
 }
 

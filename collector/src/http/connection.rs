@@ -21,13 +21,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::replay::Replay;
+use super::replay::{Replay, Turn};
 use super::{Shared, answer};
 
 /// How an HTTP/2 connection begins (RFC 9113, 3.4). No request line of HTTP/1 begins with these three.
 const PREFACE: &[u8] = b"PRI";
 /// What is read at first: most requests whole.
 const FIRST_READ: usize = 2048;
+/// What is read of an HTTP/2 connection at a time: of the smallest frames, each of which is answered, 28. HTTP/1 has none such,
+/// and hyper reads as much as it has room for.
+const HTTP2_READ: usize = 256;
 /// Requests at a time on one HTTP/2 connection: what RFC 9113, 6.5.2, wants at least.
 const STREAMS: u32 = 100;
 /// Streams that a peer may open and reset before they are looked at (CVE-2023-44487).
@@ -49,8 +52,10 @@ pub async fn serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) {
 
 async fn try_serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) -> Result<(), hyper::Error> {
     let Ok(Some((is_http2, seen))) = sniff(&shared, &stream).await else { return Ok(()) };
-    let io = TokioIo::new(Replay::new(seen, stream));
-    if is_http2 { serve_http2(shared, io, peer).await } else { serve_http1(shared, io, peer).await }
+    let turn = Rc::new(Turn::new(Rc::clone(&shared.door)));
+    let at_once = if is_http2 { HTTP2_READ } else { usize::MAX };
+    let io = TokioIo::new(Replay::new(seen, stream, Rc::clone(&turn), at_once));
+    if is_http2 { serve_http2(shared, io, peer, turn).await } else { serve_http1(shared, io, peer, turn).await }
 }
 
 /// Reads the first bytes, until they say which protocol this is. None: the peer has gone, or has said nothing
@@ -89,11 +94,15 @@ async fn sniff(shared: &Shared, stream: &TcpStream) -> io::Result<Option<(bool, 
 
 type Io = TokioIo<Replay<TcpStream>>;
 
-async fn serve_http1(shared: Rc<Shared>, io: Io, peer: SocketAddr) -> Result<(), hyper::Error> {
+async fn serve_http1(shared: Rc<Shared>, io: Io, peer: SocketAddr, turn: Rc<Turn>) -> Result<(), hyper::Error> {
     let options = &shared.options;
     let service = service_fn(|request| {
         let answer = answer(Rc::clone(&shared), peer.ip(), request);
-        async { Ok::<_, Infallible>(answer.await) }
+        let turn = Rc::clone(&turn);
+        async move {
+            turn.end_if_used().await;
+            Ok::<_, Infallible>(answer.await)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -116,17 +125,20 @@ async fn serve_http1(shared: Rc<Shared>, io: Io, peer: SocketAddr) -> Result<(),
     }
 }
 
-async fn serve_http2(shared: Rc<Shared>, io: Io, peer: SocketAddr) -> Result<(), hyper::Error> {
+async fn serve_http2(shared: Rc<Shared>, io: Io, peer: SocketAddr, turn: Rc<Turn>) -> Result<(), hyper::Error> {
     let options = &shared.options;
     let activity = Rc::new(Activity { in_flight: Cell::new(0), last: Cell::new(Instant::now()) });
     let service = service_fn(|request| {
         let busy = Busy::new(Rc::clone(&activity));
         let answer = answer(Rc::clone(&shared), peer.ip(), request);
-        async move {
+        // boxed: an answer that its peer does not take waits without what it took to make it, of which there may be 100
+        let turn = Rc::clone(&turn);
+        Box::pin(async move {
+            turn.end_if_used().await;
             let response = answer.await;
             drop(busy);
             Ok::<_, Infallible>(response)
-        }
+        })
     });
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())

@@ -37,11 +37,12 @@ use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use tallylight_proto::beacon::Context;
 use tallylight_proto::keys::Keys;
-use tallylight_proto::{Front, Refusal};
+use tallylight_proto::{Front, Refusal, Shed};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::door::Door;
+use crate::limits::RateLimit;
 use crate::phase::Watch;
 use crate::stats::WorkerStats;
 use crate::watched::Watched;
@@ -75,6 +76,8 @@ pub struct Shared {
     pub options: Options,
     /// Keys that verify redirects; none: nothing is redirected.
     pub redirect_keys: Watched<Keys>,
+    /// How many events a peer may send, to all workers.
+    pub rate_limit: Option<Arc<RateLimit>>,
     /// The worker's door.
     pub door: Rc<Door>,
     /// What the worker counts.
@@ -211,6 +214,7 @@ fn wrong_method(allowed: &'static [(HeaderName, &'static str); 1]) -> Answer {
 /// What a request says beside its body, as text.
 struct Facts<'a> {
     headers: &'a HeaderMap,
+    peer: IpAddr,
     query: &'a str,
     front: Front,
     ip: Option<IpAddr>,
@@ -224,6 +228,7 @@ impl<'a> Facts<'a> {
         let headers = &parts.headers;
         Self {
             headers,
+            peer,
             query: parts.uri.query().unwrap_or_default(),
             front: front(parts),
             ip: shared.options.peers.visitor(peer, headers),
@@ -246,6 +251,14 @@ impl<'a> Facts<'a> {
             number: None,
             private: is_one(&SEC_GPC) || is_one(&header::DNT),
         }
+    }
+
+    /// Why its sender may not send so many events, if so. 0: not even one.
+    fn over_rate(&self, shared: &Shared, events: u64) -> Option<Shed> {
+        let limit = shared.rate_limit.as_ref()?;
+        // for whom a trusted proxy speaks without saying so cannot be limited
+        let client = shared.options.peers.client(self.peer, self.headers)?;
+        (!limit.take(client, events)).then_some(Shed::Rate)
     }
 
     /// Whether a browser only guesses that its user will want this.

@@ -19,6 +19,8 @@ const MAX_DECODED: u64 = 1024 * 1024;
 
 /// What is read of a body that is not wanted, before the connection is closed under it.
 const MAX_DRAINED: u64 = 16 * 1024 * 1024;
+/// What a piece of it counts at least, or a body in pieces of one byte would cost seconds.
+const LEAST_PIECE: u64 = 256;
 
 /// What a body is packed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,9 +113,12 @@ pub async fn drain(body: &mut Incoming, deadline: Instant) -> bool {
     let mut left = MAX_DRAINED;
     while !body.is_end_stream() {
         match next(body, deadline).await {
-            Ok(Some(data)) if (data.len() as u64) <= left => left -= data.len() as u64,
+            Ok(Some(data)) => match left.checked_sub((data.len() as u64).max(LEAST_PIECE)) {
+                Some(less) => left = less,
+                None => return false,
+            },
             Ok(None) => return true,
-            Ok(Some(_)) | Err(_) => return false,
+            Err(_) => return false,
         }
     }
     true

@@ -1,7 +1,7 @@
 //! Whose address it is: the visitor's, not a proxy's, and only as much of it as may be kept.
 //!
 //! The rule kept here: an address in a header is believed only if everybody between it and us is a trusted
-//! proxy, and no full address leaves this file unless the operator wants that.
+//! proxy, and no full address is written unless the operator wants that.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -32,6 +32,11 @@ impl Peers {
             IpMode::Keep => self.find(peer.to_canonical(), headers),
             IpMode::Truncate => self.find(peer.to_canonical(), headers).map(truncated),
         }
+    }
+
+    /// The visitor's address, all of it, to know one from another and for nothing else. None if nobody says it.
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        self.find(peer.to_canonical(), headers)
     }
 
     /// The nearest address that is no trusted proxy's. None if a trusted proxy does not say, in words that

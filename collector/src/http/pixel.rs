@@ -20,12 +20,14 @@ pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool) -> Answe
         return Answer::pixel().with_refused(Refusal::Speculative.label());
     }
     let context = facts.context();
+    let over_rate = facts.over_rate(shared, u64::from(!is_head));
     if is_head {
         let refusal = |reject: beacon::Reject| Answer::refusal(reject.reason(), reject).with_pixel();
-        let taken = |_| shared.door.would_shed().map_or_else(Answer::pixel, |reason| Answer::shed(reason).with_pixel());
+        let shed = shared.door.would_shed().or(over_rate);
+        let taken = |_| shed.map_or_else(Answer::pixel, |reason| Answer::shed(reason).with_pixel());
         return shared.door.look(facts.query, &context).map_or_else(refusal, taken);
     }
-    match shared.door.pixel(facts.query, &context) {
+    match shared.door.pixel(facts.query, &context, over_rate) {
         Outcome::Taken => Answer::pixel(),
         Outcome::Refused(reject) => Answer::refusal(reject.reason(), reject).with_pixel(),
         Outcome::Shed(reason) => Answer::shed(reason).with_pixel(),

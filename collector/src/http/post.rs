@@ -71,7 +71,9 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
             return Answer::refusal(reason, line);
         }
     };
-    match shared.door.body(&body, &facts.context(), level) {
+    // counting is not free
+    let over_rate = shared.rate_limit.is_some().then(|| facts.over_rate(shared, beacon::count(&body))).flatten();
+    match shared.door.body(&body, &facts.context(), level, over_rate) {
         Posted::Refused(reject) => Answer::refusal(reject.reason(), reject),
         Posted::Shed(reason) => Answer::shed(reason),
         Posted::Sent { ack, refused, first } => {

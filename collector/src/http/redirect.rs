@@ -49,11 +49,12 @@ pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool) -> Answe
         return page(StatusCode::BAD_REQUEST, Refusal::Malformed, &claim);
     };
     let context = facts.context();
+    let over_rate = facts.over_rate(shared, u64::from(!is_head));
     let not_taken = if is_head {
         let refused = shared.door.look_at_link(link, &context).err().map(|reject| reject.reason().label());
-        refused.or_else(|| shared.door.would_shed().map(Shed::label))
+        refused.or_else(|| shared.door.would_shed().or(over_rate).map(Shed::label))
     } else {
-        match shared.door.link(link, &context) {
+        match shared.door.link(link, &context, over_rate) {
             Outcome::Taken => None,
             Outcome::Refused(reject) => Some(reject.reason().label()),
             Outcome::Shed(reason) => Some(reason.label()),

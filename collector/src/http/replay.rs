@@ -1,29 +1,90 @@
-//! A stream that first gives again what was already read from it, to find out which protocol it speaks.
+//! A stream that first gives again what was already read from it, to find out which protocol it speaks, and that keeps
+//! its reader's turns short.
+//!
+//! The rule kept here: a peer that always has more to read costs the others its turn and no more. A read that takes as much
+//! as may be read at a time is the last one of a turn; a request that came together with the one before it waits for the
+//! next turn ([`Turn::end_if_used`]). What keeps a thread busy is read somewhere, so it is here, too, that the door is asked to
+//! send what waits although the thread never parks.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+
+use crate::door::Door;
+
+/// A connection's turn on its thread: one read, one request.
+pub(super) struct Turn {
+    /// Something was read since the last request.
+    is_new: Cell<bool>,
+    /// The requests of HTTP/2, which come all at once, stand in line.
+    line: Semaphore,
+    door: Rc<Door>,
+}
+
+impl Turn {
+    pub(super) fn new(door: Rc<Door>) -> Self {
+        Self { is_new: Cell::new(true), line: Semaphore::new(1), door }
+    }
+
+    fn begin(&self) {
+        self.is_new.set(true);
+        self.door.flush_if_due();
+    }
+
+    /// Lets the others have theirs, if this one was used already.
+    pub(super) async fn end_if_used(&self) {
+        let _first = self.line.acquire().await.expect("never closed");
+        if !self.is_new.replace(false) {
+            yield_now().await;
+            self.door.flush_if_due();
+        }
+    }
+}
 
 /// `seen`, then the rest of the stream.
 pub(super) struct Replay<S> {
     /// Emptied, and its memory given back, by the first reads.
     seen: Bytes,
     stream: S,
+    turn: Rc<Turn>,
+    /// Bytes that are read at a time, at most.
+    at_once: usize,
+    /// The last read took as much as it might.
+    is_used_up: bool,
 }
 
 impl<S> Replay<S> {
-    pub(super) fn new(seen: Bytes, stream: S) -> Self {
-        Self { seen, stream }
+    pub(super) fn new(seen: Bytes, stream: S, turn: Rc<Turn>, at_once: usize) -> Self {
+        Self { seen, stream, turn, at_once, is_used_up: false }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.seen.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
+            if std::mem::take(&mut self.is_used_up) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if self.at_once < buf.remaining() {
+                let mut part = ReadBuf::new(buf.initialize_unfilled_to(self.at_once));
+                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+                self.is_used_up = part.remaining() == 0;
+                let len = part.filled().len();
+                buf.advance(len);
+            } else {
+                ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+                self.is_used_up = buf.remaining() == 0;
+            }
+            self.turn.begin();
+            return Poll::Ready(Ok(()));
         }
         let len = self.seen.len().min(buf.remaining());
         buf.put_slice(&self.seen[..len]);
@@ -63,13 +124,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
+    use crate::ids::IdMaker;
+    use crate::log::{Appender, Batch};
+    use tallylight_proto::Refusal;
     use tokio::io::AsyncReadExt;
+    use tokio::sync::watch;
+
+    fn turn() -> (Rc<Turn>, crossbeam_channel::Receiver<Batch>) {
+        let (appender, batches) = Appender::to_nobody(1);
+        let (_, sites) = watch::channel(Arc::default());
+        (Rc::new(Turn::new(Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)))), batches)
+    }
 
     #[tokio::test]
     async fn what_was_seen_comes_first_whatever_the_buffer() {
-        for size in 1..8 {
-            let mut stream = Replay::new(Bytes::from_static(b"abc"), &b"defg"[..]);
+        for (size, at_once) in (1..8).flat_map(|size| [(size, 1), (size, 3), (size, usize::MAX)]) {
+            let mut stream = Replay::new(Bytes::from_static(b"abc"), &b"defg"[..], turn().0, at_once);
             let mut all = Vec::new();
             let mut buffer = vec![0; size];
             loop {
@@ -80,5 +156,59 @@ mod tests {
             }
             assert_eq!(all, b"abcdefg");
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_always_has_more_waits_for_the_next_turn() {
+        let mut stream = Replay::new(Bytes::new(), tokio::io::repeat(b'a'), turn().0, 10);
+        let mut read = |cx: &mut Context<'_>| {
+            let mut bytes = [0; 100];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            Pin::new(&mut stream).poll_read(cx, &mut buffer).map(|_| buffer.filled().len())
+        };
+        let mut turns = Vec::new();
+        // each turn ends with a wake: without one this would never end
+        poll_fn(|cx| {
+            let mut taken = 0;
+            while let Poll::Ready(len) = read(cx) {
+                taken += len;
+            }
+            turns.push(taken);
+            if turns.len() < 3 { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        assert_eq!(turns, [10, 10, 10]);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_came_with_the_one_before_it_waits_for_the_next_turn() {
+        let (turn, _batches) = turn();
+        let polls = async |turn: &Turn| {
+            let mut polls = 0;
+            let mut end = std::pin::pin!(turn.end_if_used());
+            poll_fn(|cx| {
+                polls += 1;
+                end.as_mut().poll(cx)
+            })
+            .await;
+            polls
+        };
+        assert_eq!(polls(&turn).await, 1, "the first one");
+        assert_eq!([polls(&turn).await, polls(&turn).await], [2, 2]);
+        let mut stream = Replay::new(Bytes::new(), &b"more"[..], Rc::clone(&turn), usize::MAX);
+        stream.read_u8().await.unwrap();
+        assert_eq!(polls(&turn).await, 1, "it was read since");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_kept_busy_sends_what_waits() {
+        let (turn, batches) = turn();
+        turn.door.refuse(tallylight_proto::Front::Http1, Refusal::Type);
+        // a batch is sent when it is a millisecond old
+        thread::sleep(Duration::from_millis(2));
+        assert!(batches.is_empty());
+        let mut stream = Replay::new(Bytes::new(), &b"more"[..], turn, usize::MAX);
+        stream.read_u8().await.unwrap();
+        assert_eq!(batches.len(), 1);
     }
 }

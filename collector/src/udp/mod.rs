@@ -285,6 +285,7 @@ mod tests {
                     body_timeout: PATIENCE,
                 },
                 redirect_keys: Watched::new(redirect_keys),
+                rate_limit: None,
                 door: Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)),
                 stats: Arc::default(),
                 phase: Watch::new(phase),

@@ -478,6 +478,11 @@ impl Process {
         Metrics::of(self.admin)
     }
 
+    /// The page as it is.
+    pub fn metrics_page(&self) -> String {
+        request(self.admin, "GET", "/metrics", &[], b"").text()
+    }
+
     /// What it wrote to stderr so far.
     pub fn stderr(&self) -> String {
         self.stderr.as_ref().and_then(|file| fs::read_to_string(file.path()).ok()).unwrap_or_default()

@@ -9,6 +9,7 @@ mod harness;
 mod browser;
 mod client;
 mod http;
+mod injection;
 mod lifecycle;
 mod log;
 mod senders;

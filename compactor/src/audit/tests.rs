@@ -111,6 +111,7 @@ impl World {
             retain: Millis::MAX,
             index_limits: Limits { head_copies: 7, cache_bytes: 1 << 16 },
             bounds: Bounds::default(),
+            hour_bytes: usize::MAX,
         }
     }
 

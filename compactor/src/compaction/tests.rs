@@ -10,7 +10,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tallylight_proto::segment::HEADER_LEN;
 
 use super::*;
-use crate::groups::Measures;
+use crate::groups::{Measures, OTHER};
 use crate::storage::crash;
 use crate::testlog::{self, HOUR, MINUTE, START, TestLog, aged, crawled, event};
 
@@ -27,6 +27,7 @@ fn config(data: &Path) -> Config {
         retain: Millis::MAX,
         index_limits: Limits { head_copies: 7, cache_bytes: 1 << 16 },
         bounds: Bounds::default(),
+        hour_bytes: usize::MAX,
     }
 }
 
@@ -226,6 +227,47 @@ fn an_hours_bytes_do_not_depend_on_how_little_memory_there_is() {
         compaction.publish(NOW, true).unwrap();
         assert!(steps > 3, "{bounds:?} is not tight");
         assert_eq!(published(&config), reference, "{bounds:?}");
+    }
+}
+
+#[test]
+fn an_hours_bytes_do_not_depend_on_runs_where_its_groups_have_no_room() {
+    let run = |runs: u64, hour_bytes: usize, group_bytes: usize| {
+        let folder = testlog::folder();
+        let bounds = Bounds { group_bytes, ..Bounds::default() };
+        let config = Config { hour_bytes, bounds, ..config(folder.path()) };
+        let mut log = TestLog::new(folder.path(), 1 << 20);
+        let mut open: Option<Compaction> = None;
+        for stage in 0..STAGES {
+            write_stage(&mut log, stage);
+            let compaction = open.get_or_insert_with(|| Compaction::open(config.clone()).unwrap());
+            compaction.look().unwrap();
+            while compaction.read(None, &AtomicBool::new(false)).unwrap() == Progress::Paused {
+                compaction.publish(NOW, false).unwrap();
+            }
+            compaction.publish(NOW, stage == STAGES - 1 || runs >> stage & 1 == 1).unwrap();
+            if runs >> stage & 1 == 1 {
+                open = None;
+            }
+        }
+        let others = |hour: Hour| {
+            let hourly = Hourly::new(&config.out, &config.node, &config.by);
+            let groups = hourly.load(hour).unwrap().unwrap().groups;
+            groups.sorted(4).iter().filter(|group| group.column(2) == OTHER).count()
+        };
+        (published(&config), others(Hour::of(START)))
+    };
+    for hour_bytes in [0, 1_000] {
+        let (whole, others) = run(0, hour_bytes, usize::MAX);
+        assert!(others > 0, "{hour_bytes} bytes are room enough");
+        for runs in 0..1 << STAGES {
+            for group_bytes in [usize::MAX, 1] {
+                assert!(
+                    run(runs, hour_bytes, group_bytes).0 == whole,
+                    "{hour_bytes} bytes, runs {runs:b}, {group_bytes}"
+                );
+            }
+        }
     }
 }
 

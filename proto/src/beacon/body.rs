@@ -11,6 +11,7 @@
 //!
 //! The content type decides nothing about JSON, because a page without preflight can send only three of them.
 
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::event::{Event, Id};
@@ -82,35 +83,67 @@ pub fn from_body(
     new_id: &mut dyn FnMut() -> Id,
     sink: &mut dyn FnMut(&Event<'_>) -> Result<(), Detail>,
 ) -> Judged {
-    let media_type = body.content_type.split(';').next().unwrap_or_default().trim_ascii();
-    if media_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
-        return Judged::whole(1, Err(Detail::Multipart.into()));
-    }
     let url = Fields::of_query(body.query.as_bytes());
     let mut out = Out { url: &url, context, new_id, sink };
     let bytes = trim(body.bytes);
-    match bytes.first() {
-        Some(b'[') => return array(bytes, &mut out),
-        Some(b'{') => {
-            // lossy: a bad byte must not make lines of a whole object
-            let text = String::from_utf8_lossy(bytes);
-            if serde_json::from_str::<&RawValue>(&text).is_ok() {
-                return Judged::whole(1, whole_object(bytes, &mut out).map_err(Reject::from));
-            }
+    let one = match Kind::of(body, bytes) {
+        Kind::Multipart => Err(Detail::Multipart),
+        Kind::Array => return array(bytes, &mut out),
+        Kind::Object => whole_object(bytes, &mut out),
+        Kind::Ping => {
+            let mut fields = Fields::default();
+            fields.put_known(Key::Page, body.ping_from);
+            fields.put_known(Key::Target, body.ping_to);
+            out.give(fields, PING_EVENT, 0)
         }
-        _ => {}
-    }
-    let one = if media_type.eq_ignore_ascii_case("text/ping") {
-        let mut fields = Fields::default();
-        fields.put_known(Key::Page, body.ping_from);
-        fields.put_known(Key::Target, body.ping_to);
-        out.give(fields, PING_EVENT, 0)
-    } else if bytes.is_empty() || media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        out.give(Fields::of_query(bytes), DEFAULT_EVENT, 0)
-    } else {
-        return lines(bytes, &mut out);
+        Kind::Query => out.give(Fields::of_query(bytes), DEFAULT_EVENT, 0),
+        Kind::Lines => return lines(bytes, &mut out),
     };
     Judged::whole(1, one.map_err(Reject::from))
+}
+
+/// How many events a body has: as many as [`from_body`] would judge, at a small part of its cost.
+pub fn count(body: &Body<'_>) -> u64 {
+    let bytes = trim(body.bytes);
+    let events = match Kind::of(body, bytes) {
+        Kind::Multipart | Kind::Object | Kind::Ping | Kind::Query => 1,
+        Kind::Array => {
+            let text = str::from_utf8(bytes).unwrap_or_default();
+            serde_json::from_str::<Vec<IgnoredAny>>(text).map_or(1, |entries| entries.len().max(1))
+        }
+        Kind::Lines => lines_of(bytes).count(),
+    };
+    events as u64
+}
+
+/// What a body is, see above.
+enum Kind {
+    Multipart,
+    Array,
+    Object,
+    Ping,
+    Query,
+    Lines,
+}
+
+impl Kind {
+    /// `bytes` are those of the body, trimmed.
+    fn of(body: &Body<'_>, bytes: &[u8]) -> Self {
+        let media_type = body.content_type.split(';').next().unwrap_or_default().trim_ascii();
+        if media_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
+            return Self::Multipart;
+        }
+        // lossy: a bad byte must not make lines of a whole object
+        let is_json = || serde_json::from_str::<&RawValue>(&String::from_utf8_lossy(bytes)).is_ok();
+        match bytes.first() {
+            Some(b'[') => Self::Array,
+            Some(b'{') if is_json() => Self::Object,
+            _ if media_type.eq_ignore_ascii_case("text/ping") => Self::Ping,
+            None => Self::Query,
+            _ if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") => Self::Query,
+            _ => Self::Lines,
+        }
+    }
 }
 
 /// Where the events go, and what is the same for all of them.
@@ -159,8 +192,7 @@ fn array(bytes: &[u8], out: &mut Out<'_, '_>) -> Judged {
 }
 
 fn lines(bytes: &[u8], out: &mut Out<'_, '_>) -> Judged {
-    let numbered = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate();
-    let lines = numbered.filter(|(_, line)| !line.is_empty());
+    let lines = lines_of(bytes);
     let events = lines.clone().count();
     if events > MAX_EVENTS {
         return Judged::whole(events, Err(Detail::TooMany { events }.into()));
@@ -173,6 +205,12 @@ fn lines(bytes: &[u8], out: &mut Out<'_, '_>) -> Judged {
         }
     }
     judged
+}
+
+/// Those that are not blank, with where they stand.
+fn lines_of(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> + Clone {
+    let numbered = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate();
+    numbered.filter(|(_, line)| !line.is_empty())
 }
 
 fn line_fields(line: &[u8]) -> Result<Fields<'_>, Detail> {

@@ -69,6 +69,7 @@ fn post_all(body: &Body<'_>) -> (Vec<Value>, Judged) {
     assert_eq!(judged.taken, events.len() as u64);
     assert_eq!(judged.first.is_some(), judged.refused() > 0);
     assert!(judged.taken + judged.refused() > 0, "every body is at least one event");
+    assert_eq!(count(body), judged.taken + judged.refused());
     (events, judged)
 }
 

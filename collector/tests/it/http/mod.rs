@@ -1,20 +1,24 @@
 //! The HTTP front, as browsers, clients and worse see it.
 
 mod answers;
+mod attacks;
 mod bodies;
 mod connections;
 mod hostile;
 mod http2;
+mod http2_attacks;
+mod limits;
 mod redirect;
 mod script;
 mod sign_link;
 mod visitors;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::harness::{Collector, PATIENCE, Reply, assert_ledger_adds_up};
@@ -77,11 +81,22 @@ pub struct Connection {
 
 impl Connection {
     pub fn open(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&addr, PATIENCE).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream: BufReader::new(stream) }
+        Self::of(TcpStream::connect_timeout(&addr, PATIENCE).unwrap()).unwrap()
+    }
+
+    /// One that comes from another address of the loopback interface, like 127.0.0.2. It may be refused.
+    pub fn open_from(from: Ipv4Addr, addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((from, 0)).into())?;
+        socket.connect_timeout(&addr.into(), PATIENCE)?;
+        Self::of(socket.into())
+    }
+
+    fn of(stream: TcpStream) -> io::Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -1,0 +1,158 @@
+//! Attacks that only HTTP/2 knows (RFC 9113), while honest clients go on.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::Fixture;
+use super::attacks::attack;
+use crate::harness::PATIENCE;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// More than any flood may send on one connection.
+const MOST_TAKEN: usize = 64 * 1024 * 1024;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// `:method`, `:scheme`, and `:path` and `:authority` as literals (RFC 7541, appendix A).
+fn head(method: u8, path: &str) -> Vec<u8> {
+    let len = u8::try_from(path.len()).unwrap();
+    [&[method, 0x86, 0x04, len][..], path.as_bytes(), &[0x01, 1], b"x"].concat()
+}
+
+const GET: u8 = 0x82;
+const POST: u8 = 0x83;
+
+fn connect(fixture: &Fixture, settings: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(fixture.collector.http).unwrap();
+    stream.write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, settings)].concat()).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Sends `first`, then `more` of a number that goes up, reading what comes back, until it is closed or all was sent. Gives
+/// how much was taken, and whether it was closed.
+fn flood(fixture: &Fixture, first: &[u8], writes: u32, more: impl Fn(u32) -> Vec<u8>) -> (usize, bool) {
+    let mut stream = connect(fixture, &[]);
+    let mut taken = 0;
+    if stream.write_all(first).is_err() {
+        return (0, true);
+    }
+    for number in 0..writes {
+        let bytes = more(number);
+        if stream.write_all(&bytes).is_err() || is_closed(&mut stream) {
+            return (taken, true);
+        }
+        taken += bytes.len();
+    }
+    (taken, false)
+}
+
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let is_closed = loop {
+        match stream.read(&mut [0; 65_536]) {
+            Ok(0) => break true,
+            Ok(_) => {}
+            Err(error) => break error.kind() != io::ErrorKind::WouldBlock,
+        }
+    };
+    stream.set_nonblocking(false).unwrap();
+    is_closed
+}
+
+#[test]
+fn streams_that_are_reset_as_soon_as_they_are_opened_end_the_connection() {
+    let fixture = Fixture::start(&[]);
+    let head = head(GET, "/api/beacon?debug=1");
+    let honest = attack(&fixture, || {
+        for _ in 0..20 {
+            let pairs = |number: u32| {
+                let streams = (0..100).map(|n| 2 * (number * 100 + n) + 1);
+                let open = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &head);
+                streams
+                    .flat_map(|stream| [open(stream), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat())
+                    .collect()
+            };
+            let (taken, is_closed) = flood(&fixture, &[], 5_000, pairs);
+            assert!(is_closed, "{taken} bytes were taken");
+        }
+    });
+    fixture.assert_ledger([honest, honest, 0]);
+}
+
+#[test]
+fn heads_and_frames_without_end_end_the_connection() {
+    let fixture = Fixture::start(&["--body-timeout=1s"]);
+    let field = [&[0x00, 1, b'a', 100][..], &[b'b'; 100]].concat();
+    let continuation = frame(CONTINUATION, 0, 1, &field.repeat(150));
+    let tiny = frame(CONTINUATION, 0, 1, &[]).repeat(1_000);
+    let open = frame(HEADERS, 0, 1, &head(GET, "/api/beacon"));
+    let body = frame(HEADERS, END_HEADERS, 1, &head(POST, "/api/beacon"));
+    let nothing = frame(DATA, 0, 1, &[]).repeat(1_000);
+    let no_window = [frame(HEADERS, END_HEADERS, 1, &head(POST, "/api/beacon")), frame(WINDOW_UPDATE, 0, 0, &[0; 4])];
+    let honest = attack(&fixture, || {
+        for (what, first, more) in [
+            ("a head of many frames", &open, &continuation),
+            ("a head of empty frames", &open, &tiny),
+            ("a window that grows by nothing", &no_window.concat(), &nothing),
+            ("a body of empty frames", &body, &nothing),
+        ] {
+            let most = u32::try_from(MOST_TAKEN / more.len()).unwrap();
+            // an empty body is cut off after its time, which other floods never need
+            let (deadline, mut closed) = (Instant::now() + PATIENCE, false);
+            while !closed && Instant::now() < deadline {
+                closed = flood(&fixture, first, most, |_| more.clone()).1;
+            }
+            assert!(closed, "{what}");
+        }
+    });
+    fixture.assert_ledger([honest, honest, 0]);
+}
+
+#[test]
+fn settings_and_pings_without_end_hold_up_nobody_and_take_no_memory() {
+    let fixture = Fixture::start(&[]);
+    let honest = attack(&fixture, || {
+        for more in [frame(SETTINGS, 0, 0, &[]).repeat(1_000), frame(PING, 0, 0, b"01234567").repeat(1_000)] {
+            flood(&fixture, &[], 1_000, |_| more.clone());
+        }
+    });
+    fixture.assert_ledger([honest, honest, 0]);
+}
+
+#[test]
+fn whoever_takes_no_byte_of_an_answer_is_cut_off() {
+    let fixture = Fixture::start(&["--idle-timeout=1s", "--body-timeout=1s"]);
+    let head = head(GET, "/beacon.js");
+    let requests: Vec<u8> = (0..100).flat_map(|n| frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &head)).collect();
+    let honest = attack(&fixture, || {
+        let held: Vec<_> = (0..50)
+            .map(|_| {
+                // SETTINGS_INITIAL_WINDOW_SIZE is 0: answers have no room for a body
+                let mut stream = connect(&fixture, &[0, 4, 0, 0, 0, 0]);
+                stream.write_all(&requests).unwrap();
+                stream
+            })
+            .collect();
+        for mut stream in held {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let begun = Instant::now();
+            while stream.read(&mut [0; 65_536]).is_ok_and(|len| len > 0) {
+                assert!(begun.elapsed() < PATIENCE + Duration::from_secs(1), "it is still open");
+            }
+        }
+    });
+    fixture.assert_ledger([honest, honest, 0]);
+}
