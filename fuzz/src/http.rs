@@ -15,6 +15,7 @@ use std::time::Duration;
 use tallylight_collector::door::Door;
 use tallylight_collector::http::{Options, Peers, Shared, serve};
 use tallylight_collector::ids::IdMaker;
+use tallylight_collector::limits::RateLimit;
 use tallylight_collector::log::{self, Log, Status};
 use tallylight_collector::phase::{Phase, Watch};
 use tallylight_collector::settings::IpMode;
@@ -113,6 +114,7 @@ impl Front {
             redirect_keys: Watched::new(keys),
             door: Rc::clone(&door),
             stats: Arc::new(WorkerStats::default()),
+            rate_limit: Some(Arc::new(RateLimit::new(1000))),
             phase: Watch::new(phase),
             accepting: Cell::new(1),
             ended: Notify::new(),

@@ -144,9 +144,9 @@ fn first_ordinal(left: &Left) -> Result<u64, StorageError> {
     if page.header.first_ordinal != UNKNOWN_ORDINAL {
         return Ok(page.header.first_ordinal);
     }
-    let first = scanner(&left.file, page).next(|offset, buffer| left.file.read_at(offset, buffer))?.and_then(|found| {
-        if let Found::Record(framed) = found { Some(framed.ordinal) } else { None }
-    });
+    let first = scanner(&left.file, page)
+        .next(|offset, buffer| left.file.read_at(offset, buffer))?
+        .and_then(|found| if let Found::Record(framed) = found { Some(framed.ordinal) } else { None });
     Ok(first.unwrap_or(UNKNOWN_ORDINAL))
 }
 

@@ -167,7 +167,8 @@ impl Life {
         let event = oracle.add(sent);
         oracle.events[event].copies += 1;
         drop(oracle);
-        self.stage.at_the_door(|| drop(collector.door.pixel(&query, &context(Front::Http1, &self.stage.world, None))))
+        self.stage
+            .at_the_door(|| drop(collector.door.pixel(&query, &context(Front::Http1, &self.stage.world, None), None)))
     }
 
     /// What was sent before, again: because it was not answered, or because its sender did not hear the answer.
@@ -411,7 +412,8 @@ impl Stage {
                 let is_spare = call.path.parent().is_some_and(|folder| folder.ends_with(layout::SPARE));
                 let mut figures = stage.figures.borrow_mut();
                 figures.recycled += u64::from(call.action == "rename" && is_spare);
-                figures.segments += u64::from(call.action == "renamed" && call.path.extension().is_some_and(|e| e == "seg"));
+                figures.segments +=
+                    u64::from(call.action == "renamed" && call.path.extension().is_some_and(|e| e == "seg"));
             }
             let base = call.path.file_name().and_then(|name| layout::segment_base(name.to_str()?));
             let Some(base) = base.filter(|_| call.process == COMPACTOR) else { return };
@@ -558,7 +560,7 @@ impl Stage {
         };
         self.at_the_door(|| {
             let body = Body { bytes: bytes.as_bytes(), ..Body::default() };
-            match collector.door.body(&body, &context(Front::Http2, &self.world, None), level) {
+            match collector.door.body(&body, &context(Front::Http2, &self.world, None), level, None) {
                 Posted::Sent { ack, refused, .. } => {
                     assert_eq!(refused, 0, "all of these are good: {bytes}");
                     self.oracle.borrow_mut().waits(ack, events.to_vec(), level);
@@ -639,7 +641,11 @@ impl Stage {
         let told = counts.damaged + counts.torn + counts.records_taken;
         if honest {
             oracle.must_be_in(&there);
-            assert_eq!((counts.damaged, counts.records_taken), (0, 0), "nothing is damaged, and nothing was taken back");
+            assert_eq!(
+                (counts.damaged, counts.records_taken),
+                (0, 0),
+                "nothing is damaged, and nothing was taken back"
+            );
         } else {
             // of the end of a log that a disk has kept to itself, nothing on the disk can tell
             let is_told = told > 0 || self.plan.machine.liar.is_some();
@@ -665,7 +671,11 @@ impl Stage {
             *counted.entry((row.hour.clone(), row.token.clone())).or_insert(0) += 1;
         }
         let only_in = |these: &Counted, those: &Counted| -> Counted {
-            these.iter().filter(|(group, count)| those.get(group) != Some(count)).map(|(g, c)| (g.clone(), *c)).collect()
+            these
+                .iter()
+                .filter(|(group, count)| those.get(group) != Some(count))
+                .map(|(g, c)| (g.clone(), *c))
+                .collect()
         };
         let (more, less) = (only_in(&groups, &counted), only_in(&counted, &groups));
         assert!(more.is_empty() && less.is_empty(), "only in hourly: {more:?}, only in events: {less:?}");

@@ -163,7 +163,13 @@ impl Oracle {
             assert_eq!(as_read, as_sent, "{token} was published otherwise than it was sent");
             *times.entry(event).or_default() += 1;
             let before = self.positions.entry(row.position).or_insert_with(|| row.token.clone());
-            assert!(!is_honest || *before == row.token, "{} stood at position {}, and now {}", before, row.position, row.token);
+            assert!(
+                !is_honest || *before == row.token,
+                "{} stood at position {}, and now {}",
+                before,
+                row.position,
+                row.token
+            );
         }
         for (event, times) in &times {
             let Known { sent, copies, .. } = &self.events[*event];

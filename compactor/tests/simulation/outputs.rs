@@ -99,9 +99,8 @@ fn parquet(world: &World, folder: &Path) -> Vec<(String, RecordBatch)> {
 pub fn rows(world: &World, out: &Path) -> Vec<Row> {
     let mut rows = Vec::new();
     for (hour, batch) in parquet(world, &out.join(layout::EVENTS)) {
-        let text = |name: &str, row: usize| {
-            batch.column_by_name(name).unwrap().as_string::<i32>().value(row).to_owned()
-        };
+        let text =
+            |name: &str, row: usize| batch.column_by_name(name).unwrap().as_string::<i32>().value(row).to_owned();
         let positions = batch.column_by_name("position").unwrap().as_primitive::<Int64Type>().clone();
         let values = batch.column_by_name("value").unwrap().as_primitive::<Float64Type>().clone();
         let props = batch.column_by_name("props").unwrap().as_map().clone();
@@ -126,9 +125,8 @@ pub fn rows(world: &World, out: &Path) -> Vec<Row> {
 pub fn hourly(world: &World, out: &Path) -> (BTreeMap<(String, String), i64>, i64) {
     let (mut groups, mut duplicates) = (BTreeMap::new(), 0);
     for (hour, batch) in parquet(world, &out.join(layout::HOURLY)) {
-        let number = |name: &str, row: usize| {
-            batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().value(row)
-        };
+        let number =
+            |name: &str, row: usize| batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().value(row);
         let items = batch.column_by_name("item").unwrap().as_string::<i32>().clone();
         for row in 0..batch.num_rows() {
             let events = number("events", row) + number("bot_events", row);

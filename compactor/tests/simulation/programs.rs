@@ -83,6 +83,7 @@ impl Compactor {
             retain: plan.retain,
             index_limits: Limits { head_copies: 20, cache_bytes: 1 << 16 },
             bounds: Bounds { part_bytes: 16 << 10, ..Bounds::default() },
+            hour_bytes: usize::MAX,
         };
         Self { config, compaction: None, has_failed: false }
     }
@@ -107,7 +108,11 @@ impl Compactor {
             none => none.insert(Compaction::open(self.config.clone())?),
         };
         compaction.release(clock::now())?;
-        if is_once { compaction.look()? } else { compaction.look_patiently()? }
+        if is_once {
+            compaction.look()?
+        } else {
+            compaction.look_patiently()?
+        }
         loop {
             let progress = compaction.read(None, &AtomicBool::new(false))?;
             compaction.publish(clock::now(), all && progress == Progress::AtEnd)?;

@@ -199,8 +199,8 @@ impl Handle {
     pub(crate) fn memory(&self) -> io::Result<RealFile> {
         let world = world();
         world.step("map", &self.0.path)?;
-        let memory = world.disk.borrow_mut().file(self.0.file).memory();
-        memory
+        let mut disk = world.disk.borrow_mut();
+        disk.file(self.0.file).memory()
     }
 
     /// A program is about to write through its map. It may not live to do so, or only to do a part of it.
