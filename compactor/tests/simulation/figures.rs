@@ -33,7 +33,7 @@ macro_rules! figures {
 }
 
 figures! {
-    steps: "calls to the machine",
+    steps: "calls to a machine that may fail",
     minutes: "simulated minutes",
     events: "events sent",
     acked: "acknowledged",

@@ -11,7 +11,7 @@ use tallylight_collector::log::by_turns::Thread;
 use tallylight_collector::log::{Level, LogError, storage};
 use tallylight_compactor::commit::Commit;
 use tallylight_host::disk;
-use tallylight_host::simulated::{Call, Chance, Death, Faults, World};
+use tallylight_host::simulated::{Call, Chance, Death, Fate, Faults, World};
 use tallylight_proto::beacon::{Body, Context};
 use tallylight_proto::datagram::{Number, SourceId};
 use tallylight_proto::{Front, layout};
@@ -57,8 +57,14 @@ impl Life {
     pub fn run(seed: u64) -> (Figures, u64) {
         let mut chance = Chance::new(seed);
         let plan = Plan::of(&mut chance);
+        Self::run_as(plan, chance, None)
+    }
+
+    /// Lives as planned, but for what comes of one call.
+    pub fn run_as(plan: Plan, mut chance: Chance, fate: Option<(u64, Fate)>) -> (Figures, u64) {
         let world = World::new(chance.bits(), plan.machine.clone());
         let _here = world.enter();
+        world.set_fate(fate);
         for folder in [data(), out()] {
             disk::create_folder(folder).unwrap();
         }
@@ -90,7 +96,6 @@ impl Life {
         world.set_waiter(|| {});
         let mut figures = stage.figures.borrow().clone();
         let oracle = stage.oracle.borrow();
-        figures.steps = world.steps();
         figures.minutes = world.elapsed().as_secs() / 60;
         figures.events = oracle.events.len() as u64;
         (figures.acked, figures.synced, figures.shed) = (oracle.acked, oracle.synced, oracle.shed);
@@ -100,11 +105,11 @@ impl Life {
     fn live(&mut self) {
         let stage = Rc::clone(&self.stage);
         stage.world.set_faults(stage.plan.faults);
-        for _ in 0..stage.plan.actions {
+        for n in 0..stage.plan.actions {
             if stage.collector.borrow().is_none() {
                 self.start_collector();
             }
-            let action = stage.plan.next(&mut stage.chance.borrow_mut());
+            let action = stage.plan.next(n, &mut stage.chance.borrow_mut());
             if stage.is_traced {
                 eprintln!("-- {action:?} at {} ms", stage.world.elapsed().as_millis());
             }
@@ -339,7 +344,9 @@ impl Life {
     /// All is well again: what was not answered is sent until it is, both programs end, and all is counted.
     fn end(&mut self) {
         let stage = Rc::clone(&self.stage);
+        stage.figures.borrow_mut().steps = stage.world.steps();
         stage.world.set_faults(Faults::default());
+        stage.world.set_fate(None);
         stage.world.set_ballast(0);
         for _ in 0..STARTS {
             if stage.collector.borrow().is_none() {

@@ -14,6 +14,7 @@
 // all of this is tests, which clippy only knows of functions that are marked so
 #![allow(clippy::unwrap_used)]
 
+mod each_call;
 mod figures;
 mod life;
 mod oracle;
@@ -35,6 +36,15 @@ const SEEDS: u64 = 2000;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
+}
+
+/// Lives share nothing, so each processor can have one.
+fn on_all_processors(work: impl Fn() + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(&work);
+        }
+    });
 }
 
 #[test]
@@ -65,11 +75,7 @@ fn every_promise_is_kept_whatever_the_seed_does() {
             }
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
-        }
-    });
+    on_all_processors(work);
     let (figures, failed) = (all.into_inner().unwrap(), failed.into_inner().unwrap());
     println!("{count} seeds from {first} on in {:.0} s: {figures}", started.elapsed().as_secs_f64());
     assert!(failed.is_empty(), "seeds {failed:?} failed");

@@ -24,6 +24,8 @@ pub struct Plan {
     pub retain: i64,
     /// Things that happen.
     pub actions: usize,
+    /// Those that happen first.
+    pub script: Vec<Action>,
     /// How often each kind of thing happens.
     pub weights: Vec<(Action, u32)>,
 }
@@ -96,7 +98,26 @@ impl Plan {
             sync_interval: Duration::from_millis(u64::from(*chance.pick(&[50_u32, 1000, 1000, 5000]))),
             retain: *chance.pick(&[0, HOUR, 3 * HOUR, i64::MAX]),
             actions: 150 + chance.below(250),
+            script: Vec::new(),
             weights,
+        }
+    }
+
+    /// A short life with everything in it, in which nothing goes wrong by itself.
+    pub fn short(journal: Journal) -> Self {
+        use Action::{Again, Compact, Datagram, Post, Stop, Sync, WaitLong, Write};
+        let day = [Post, Post, Write, Sync, Post, Datagram, Write, Compact, Again, Post, Write, WaitLong];
+        let script = [&day[..], &day[..], &[Stop, Post, Write, Compact, Post, Write, Sync, WaitLong, Compact]].concat();
+        Self {
+            machine: Machine { disk_size: 4 << 20, journal, liar: None, now: START },
+            faults: Faults::default(),
+            rots: false,
+            segment_size: 64 << 10,
+            sync_interval: Duration::from_secs(1),
+            retain: HOUR,
+            actions: script.len(),
+            script,
+            weights: Vec::new(),
         }
     }
 
@@ -105,7 +126,11 @@ impl Plan {
         self.machine.liar.is_none() && !self.rots
     }
 
-    pub fn next(&self, chance: &mut Chance) -> Action {
+    /// What happens as the n-th thing.
+    pub fn next(&self, n: usize, chance: &mut Chance) -> Action {
+        if let Some(action) = self.script.get(n) {
+            return *action;
+        }
         let sum: u32 = self.weights.iter().map(|(_, weight)| weight).sum();
         let mut at = u32::try_from(chance.below(sum as usize)).expect("weights are small");
         for (action, weight) in &self.weights {

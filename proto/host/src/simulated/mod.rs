@@ -77,6 +77,19 @@ pub struct Faults {
     pub write_back: u32,
 }
 
+/// What comes of one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The process is killed before it.
+    Kill,
+    /// The power fails before it.
+    PowerCut,
+    /// It fails: the device does not answer.
+    Error,
+    /// It fails if it needs space: there is none.
+    NoSpace,
+}
+
 /// A call that a program makes.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
@@ -87,6 +100,9 @@ pub struct Call<'a> {
     /// To what.
     pub path: &'a Path,
 }
+
+/// Calls that may have to ask the disk for space; what was written may have to be given some when it is synced.
+const NEED_SPACE: [&str; 7] = ["create", "create folder", "write", "append", "allocate", "rename", "sync"];
 
 /// errno(3): the device failed.
 const EIO: i32 = 5;
@@ -102,6 +118,8 @@ pub struct World {
     elapsed: Cell<Duration>,
     wall: Cell<i64>,
     faults: Cell<Faults>,
+    /// The call with this number has this fate.
+    fate: Cell<Option<(u64, Fate)>>,
     current: Cell<Option<Process>>,
     dead: RefCell<BTreeSet<Process>>,
     steps: Cell<u64>,
@@ -163,6 +181,7 @@ impl World {
             elapsed: Cell::default(),
             wall: Cell::new(machine.now),
             faults: Cell::default(),
+            fate: Cell::default(),
             current: Cell::default(),
             dead: RefCell::default(),
             steps: Cell::default(),
@@ -195,6 +214,11 @@ impl World {
     /// What may happen from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.faults.set(faults);
+    }
+
+    /// What comes of the call with this number ([`World::steps`]), all chance apart; nothing special by default.
+    pub fn set_fate(&self, fate: Option<(u64, Fate)>) {
+        self.fate.set(fate);
     }
 
     /// What may happen.
@@ -356,7 +380,8 @@ impl World {
     }
 
     pub(crate) fn open(&self, path: &Path, mode: Mode) -> io::Result<Handle> {
-        self.step("open", path)?;
+        let action = if matches!(mode, Mode::Read | Mode::Write) { "open" } else { "create" };
+        self.step(action, path)?;
         self.may_fail(|faults| faults.read_error)?;
         let mut disk = self.disk.borrow_mut();
         let names = &mut disk.names[file_system(path)];
@@ -456,6 +481,13 @@ impl World {
         }
         if self.one_in(faults.turn) {
             self.others_run(&Call { process, action, path });
+        }
+        match self.fate.get().filter(|(at, _)| *at == self.steps.get()).map(|(_, fate)| fate) {
+            Some(Fate::Kill) => self.die(Death::Killed(process)),
+            Some(Fate::PowerCut) => self.die(Death::PowerCut),
+            Some(Fate::Error) => return Err(io::Error::from_raw_os_error(EIO)),
+            Some(Fate::NoSpace) if NEED_SPACE.contains(&action) => return Err(io::ErrorKind::StorageFull.into()),
+            Some(Fate::NoSpace) | None => {}
         }
         if self.one_in(faults.kill) {
             self.die(Death::Killed(process));
