@@ -13,6 +13,40 @@ const AUDIT_EVERY: Duration = Duration::from_secs(60);
 /// Before a border of an hour or a day, and behind it.
 const BORDER: i64 = 1500;
 
+/// How a clock jumps.
+#[derive(Clone, Copy, Debug)]
+enum Jump {
+    Forward,
+    Back,
+    HourBorder,
+    DayBorder,
+    RepeatedSecond,
+}
+
+/// What happens while the processes live on.
+#[derive(Clone, Copy, Debug)]
+enum Calm {
+    Stand,
+    Fill,
+    Jump(Jump),
+}
+
+/// In this order, again and again.
+const CALM: [Calm; 12] = [
+    Calm::Fill,
+    Calm::Jump(Jump::Forward),
+    Calm::Jump(Jump::Back),
+    Calm::Jump(Jump::HourBorder),
+    Calm::Stand,
+    Calm::Fill,
+    Calm::Jump(Jump::RepeatedSecond),
+    Calm::Jump(Jump::Forward),
+    Calm::Stand,
+    Calm::Jump(Jump::DayBorder),
+    Calm::Fill,
+    Calm::Jump(Jump::Back),
+];
+
 /// Does things to the programs, by chance.
 pub struct Faults<'a> {
     pub programs: Programs<'a>,
@@ -20,13 +54,15 @@ pub struct Faults<'a> {
     pub done: BTreeMap<&'static str, u64>,
     place: &'a Place,
     chance: Chance,
+    /// Where in [`CALM`].
+    turn: usize,
     audited: Instant,
 }
 
 impl<'a> Faults<'a> {
     /// Nothing yet.
     pub fn new(place: &'a Place, programs: Programs<'a>, seed: u64) -> Self {
-        Self { programs, done: BTreeMap::new(), place, chance: Chance(seed), audited: Instant::now() }
+        Self { programs, done: BTreeMap::new(), place, chance: Chance(seed), turn: 0, audited: Instant::now() }
     }
 
     /// Mostly kills, one after another.
@@ -39,21 +75,26 @@ impl<'a> Faults<'a> {
                 65..80 => self.restart(who),
                 80..85 => self.stand(who),
                 85..92 => self.fill(true),
-                _ => self.jump(who),
+                _ => {
+                    let jumps = [Jump::Forward, Jump::Back, Jump::HourBorder, Jump::DayBorder, Jump::RepeatedSecond];
+                    let jump = self.chance.one_of(&jumps);
+                    self.jump(who, jump);
+                }
             }
             self.rest(50, 1200);
         }
     }
 
-    /// The processes live on, while disks fill up and clocks jump.
+    /// The processes live on, while disks fill up and clocks jump, each in its turn.
     pub fn calm(&mut self, until: Instant) {
         while Instant::now() < until {
             let who = self.anybody();
-            match self.chance.below(100) {
-                0..20 => self.stand(who),
-                20..45 => self.fill(false),
-                _ => self.jump(who),
+            match CALM[self.turn % CALM.len()] {
+                Calm::Stand => self.stand(who),
+                Calm::Fill => self.fill(false),
+                Calm::Jump(jump) => self.jump(who, jump),
             }
+            self.turn += 1;
             self.rest(500, 4000);
         }
     }
@@ -164,23 +205,21 @@ impl<'a> Faults<'a> {
         }
     }
 
-    fn jump(&mut self, who: Who) {
-        match self.chance.below(6) {
-            0 | 1 => {
-                let steps = [90 * SECOND, 25 * MINUTE, HOUR, 5 * HOUR, DAY];
-                let by = self.chance.one_of(&steps);
+    fn jump(&mut self, who: Who, jump: Jump) {
+        match jump {
+            Jump::Forward => {
+                let by = self.chance.one_of(&[90 * SECOND, 25 * MINUTE, HOUR, 5 * HOUR, DAY]);
                 self.shift(who, by);
                 self.count("clock jumps forward");
             }
-            2 => {
-                let back = [2 * SECOND, 10 * MINUTE, 3 * HOUR, DAY + 2 * HOUR];
-                let by = self.chance.one_of(&back);
+            Jump::Back => {
+                let by = self.chance.one_of(&[2 * SECOND, 10 * MINUTE, 3 * HOUR, DAY + 2 * HOUR]);
                 self.shift(who, -by);
                 self.count("clock jumps back");
             }
-            3 => self.cross(who, HOUR, "hour borders crossed, set back behind and crossed again"),
-            4 => self.cross(who, DAY, "day borders crossed, set back behind and crossed again"),
-            _ => self.repeat_a_second(who),
+            Jump::HourBorder => self.cross(who, HOUR, "hour borders crossed, set back behind and crossed again"),
+            Jump::DayBorder => self.cross(who, DAY, "day borders crossed, set back behind and crossed again"),
+            Jump::RepeatedSecond => self.repeat_a_second(who),
         }
         self.wait(1000, 4000);
         // a clock that is behind keeps segments for as long as it is: this is about other things

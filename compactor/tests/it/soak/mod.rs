@@ -107,6 +107,10 @@ impl Plan {
         let (table, rising) = flat::table(&watch.samples());
         println!("{table}");
         assert!(rising.is_empty() || !self.judges_flatness, "not flat: {rising:?}");
+        let done = |what: &str| faults.done.iter().any(|(name, times)| name.contains(what) && *times > 0);
+        let missing: Vec<&str> =
+            ["of the collector", "of the compactor", "full", "clock"].into_iter().filter(|what| !done(what)).collect();
+        assert!(missing.is_empty(), "never done: {missing:?}");
     }
 }
 

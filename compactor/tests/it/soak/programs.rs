@@ -180,7 +180,7 @@ impl<'a> Programs<'a> {
         }
     }
 
-    /// What was last started, compacts what there is, once.
+    /// Compacts what there is, by the compactor's clock.
     pub fn compact_once(&self) {
         let environment = self.place.compactor_clock.environment();
         let once = Compactor::once_under(&environment, self.place.data(), self.place.out(), &COMPACTOR[1..]);
