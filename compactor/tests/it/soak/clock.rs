@@ -68,6 +68,11 @@ impl Clock {
         let new = self.file.with_extension("new");
         let sign = if offset < 0 { '-' } else { '+' };
         fs::write(&new, format!("{sign}{}.{:03}\n", offset.abs() / 1000, offset.abs() % 1000)).unwrap();
+        // what it has shown is never later than what is said of it
+        let is_forward = offset > self.offset();
+        if is_forward {
+            self.offset.store(offset, Relaxed);
+        }
         // whole at any time
         fs::rename(&new, &self.file).unwrap();
         self.offset.store(offset, Relaxed);

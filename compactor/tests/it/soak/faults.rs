@@ -18,6 +18,7 @@ const BORDER: i64 = 1500;
 enum Jump {
     Forward,
     Back,
+    Ahead,
     HourBorder,
     DayBorder,
     RepeatedSecond,
@@ -32,7 +33,7 @@ enum Calm {
 }
 
 /// In this order, again and again.
-const CALM: [Calm; 12] = [
+const CALM: [Calm; 13] = [
     Calm::Fill,
     Calm::Jump(Jump::Forward),
     Calm::Jump(Jump::Back),
@@ -40,6 +41,7 @@ const CALM: [Calm; 12] = [
     Calm::Stand,
     Calm::Fill,
     Calm::Jump(Jump::RepeatedSecond),
+    Calm::Jump(Jump::Ahead),
     Calm::Jump(Jump::Forward),
     Calm::Stand,
     Calm::Jump(Jump::DayBorder),
@@ -76,7 +78,14 @@ impl<'a> Faults<'a> {
                 80..85 => self.stand(who),
                 85..92 => self.fill(true),
                 _ => {
-                    let jumps = [Jump::Forward, Jump::Back, Jump::HourBorder, Jump::DayBorder, Jump::RepeatedSecond];
+                    let jumps = [
+                        Jump::Forward,
+                        Jump::Back,
+                        Jump::Ahead,
+                        Jump::HourBorder,
+                        Jump::DayBorder,
+                        Jump::RepeatedSecond,
+                    ];
                     let jump = self.chance.one_of(&jumps);
                     self.jump(who, jump);
                 }
@@ -214,19 +223,30 @@ impl<'a> Faults<'a> {
             }
             Jump::Back => {
                 let by = self.chance.one_of(&[2 * SECOND, 10 * MINUTE, 3 * HOUR, DAY + 2 * HOUR]);
-                self.shift(who, -by);
-                self.count("clock jumps back");
+                self.shift_for_a_while(who, -by);
+                self.count("clock jumps back, and right again");
+            }
+            Jump::Ahead => {
+                let by = self.chance.one_of(&[HOUR, DAY, 2 * DAY]);
+                self.shift_for_a_while(who, by);
+                self.count("clock jumps ahead, and right again");
             }
             Jump::HourBorder => self.cross(who, HOUR, "hour borders crossed, set back behind and crossed again"),
             Jump::DayBorder => self.cross(who, DAY, "day borders crossed, set back behind and crossed again"),
             Jump::RepeatedSecond => self.repeat_a_second(who),
         }
         self.wait(1000, 4000);
-        // a clock that is behind keeps segments for as long as it is: this is about other things
-        let ahead = self.place.collector_clock.latest().max(self.place.compactor_clock.latest());
+        // a clock that stays behind the other keeps segments for as long: this is about other things
+        let ahead = self.place.collector_clock.now().max(self.place.compactor_clock.now());
         for clock in [&self.place.collector_clock, &self.place.compactor_clock] {
             clock.shift(ahead - clock.now());
         }
+    }
+
+    fn shift_for_a_while(&mut self, who: Who, by: i64) {
+        self.shift(who, by);
+        self.wait(1000, 4000);
+        self.shift(who, -by);
     }
 
     fn shift(&self, who: Who, by: i64) {
