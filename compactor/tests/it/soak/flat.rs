@@ -34,7 +34,7 @@ const LINES: [Line; 13] = [
     },
     Line { name: "collector: threads", of: |s| collector(|p| p.threads)(s), margin: 0.0, limit: 16.0 },
     // connections come and go with the load
-    Line { name: "collector: open files", of: |s| collector(|p| p.open_files)(s), margin: 4.0, limit: 64.0 },
+    Line { name: "collector: open files", of: |s| collector(|p| p.open_files)(s), margin: 4.0, limit: 128.0 },
     // the index of ids takes about 100 MiB when it is full, as it says itself, and so does what waits for a part
     Line {
         name: "compactor: anonymous memory, MiB",

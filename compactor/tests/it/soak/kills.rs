@@ -4,6 +4,7 @@
 use std::env;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -82,8 +83,8 @@ fn kill_compactor(data: &Path, out: &Path, count: u64) -> (Compactor, Kills) {
 
 /// The name of the file system that a folder is on.
 fn file_system(folder: &Path) -> String {
-    let output = Command::new("stat").args(["--file-system", "--format=%T"]).arg(folder).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    let output = Command::new("df").arg("--output=fstype").arg(folder).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned()
 }
 
 #[test]
@@ -115,7 +116,19 @@ fn two_hundred_kills_under_load_lose_nothing_and_count_nothing_twice() {
     let once = Compactor::once(&data, &out, &COMPACTOR[1..]);
     assert!(once.status.success(), "{}", String::from_utf8_lossy(&once.stderr));
     let found = oracle::judge(&data, &out, &journals, &load.tally, &sources);
-    println!("{killed:?} in {time:.1?} on {disk}; {:?}; {} rows; {}", load.tally, found.rows, found.audit);
+    for (kills, name) in killed.iter().zip(["collector", "compactor"]) {
+        println!("{} kills of the {name}, {} of them before it was ready", kills.all, kills.at_start);
+    }
+    println!(
+        "in {time:.1?}, on {disk}: {} events acknowledged, all counted, {} others, {} copies, {} bodies that got no answer; \
+         {} rows, none twice; audit: {}",
+        load.tally.acknowledged(),
+        found.unknown,
+        load.tally.copies.load(Relaxed),
+        load.tally.unanswered.load(Relaxed),
+        found.rows,
+        found.audit
+    );
     assert_eq!(killed.map(|kills| kills.all), [each; 2]);
     assert!(load.tally.acknowledged() > 10 * each, "{:?}", load.tally);
 }
