@@ -35,18 +35,18 @@ const LINES: [Line; 13] = [
     Line { name: "collector: threads", of: |s| collector(|p| p.threads)(s), margin: 0.0, limit: 16.0 },
     // connections come and go with the load
     Line { name: "collector: open files", of: |s| collector(|p| p.open_files)(s), margin: 4.0, limit: 128.0 },
-    // the index of ids takes about 100 MiB when it is full, as it says itself, and so does what waits for a part
+    // pages of the index of ids stay in memory, 64 MiB at most, and events wait for a part
     Line {
         name: "compactor: anonymous memory, MiB",
         of: |s| s.compactor.map(|p| p.anonymous),
-        margin: 128.0,
-        limit: 400.0,
+        margin: 64.0,
+        limit: 256.0,
     },
     Line {
         name: "compactor: most resident, MiB",
         of: |s| s.compactor.map(|p| p.most_resident),
-        margin: 160.0,
-        limit: 450.0,
+        margin: 80.0,
+        limit: 320.0,
     },
     Line { name: "compactor: threads", of: |s| s.compactor.map(|p| p.threads), margin: 0.0, limit: 16.0 },
     // one for each run of the index
@@ -57,8 +57,8 @@ const LINES: [Line; 13] = [
     Line { name: "spare segments", of: |s| Some(s.spares), margin: 2.0, limit: 4.0 },
     Line { name: "files of the id index", of: |s| Some(s.index_files), margin: 16.0, limit: 100.0 },
     Line { name: "hourly files an hour", of: |s| Some(s.hourly_files_per_hour), margin: 0.0, limit: 1.0 },
-    // each restart in order and each late amendment may add one
-    Line { name: "parts of events an hour", of: |s| Some(s.parts_per_hour), margin: 4.0, limit: 16.0 },
+    // each restart in order and each late amendment may add one, and at first there are few hours
+    Line { name: "parts of events an hour", of: |s| Some(s.parts_per_hour), margin: 4.0, limit: 64.0 },
 ];
 
 /// The table in Markdown, and which lines are not flat.
