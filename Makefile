@@ -4,7 +4,8 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test test-env browsers client fmt lint bench-log bench-udp bench-hostile fuzz clean
+.PHONY: help build run test test-env browsers client soak soak-programs soak-kills soak-simulation fmt lint bench-log bench-udp \
+	bench-hostile fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,6 +28,20 @@ CLICKS ?= 8
 browsers: test-env ## clicks in Chromium, Firefox and WebKitGTK while the collector is in every state, as a table (CLICKS=number)
 	@deploy/test-env.sh webkit
 	CLICKS=$(CLICKS) cargo test -p tallylight-compactor --test it browsers::matrix -- --include-ignored --nocapture --test-threads=1
+
+# How long: make soak MINUTES=30. How often: make soak KILLS=200. How many lives on a simulated machine: make soak SEEDS=20000,
+# of which FIRST_SEED is the first.
+MINUTES ?= 30
+soak: $(if $(SEEDS),soak-simulation,$(if $(KILLS),soak-kills,soak-programs)) ## both programs under a changing load, kills, full disks and clock jumps, then the audit (MINUTES=number)
+
+soak-programs: test-env
+	MINUTES=$(MINUTES) cargo test --release -p tallylight-compactor --test it soak::for_as_long -- --ignored --nocapture
+
+soak-kills: test-env
+	KILLS=$(KILLS) cargo test --release -p tallylight-compactor --test it soak::kills -- --nocapture
+
+soak-simulation:
+	SEEDS=$(SEEDS) cargo test --release -p tallylight-compactor --test simulation every_promise -- --nocapture
 
 client: test-env ## makes collector/client/beacon.min.js from beacon.js
 	node collector/client/minify.mjs "$${TALLYLIGHT_TEST_ENV:-.test-env}/node_modules" > collector/client/beacon.min.js.new

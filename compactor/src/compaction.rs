@@ -208,7 +208,7 @@ impl Compaction {
     pub fn release(&self, now: Millis) -> Result<usize, CompactError> {
         let Some(commit) = &self.commit else { return Ok(0) };
         let ended_before = now.saturating_sub(self.config.retain);
-        Ok(Release { below: commit.snapshot.place.position, ended_before }.run(&self.config.data)?)
+        Ok(Release { below: commit.snapshot.place.position, ended_before, now }.run(&self.config.data)?)
     }
 
     /// Has the index made again at the next start, after it was found damaged.

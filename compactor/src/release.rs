@@ -26,6 +26,8 @@ pub struct Release {
     pub below: u64,
     /// And followed by one that was begun before this time: its begin is this one's end.
     pub ended_before: Millis,
+    /// By the clock.
+    pub now: Millis,
 }
 
 impl Release {
@@ -35,8 +37,8 @@ impl Release {
         let all = bases(&log)?;
         let Some(carrier) = last_carrier(&log, &all)? else { return Ok(0) };
         let mut released = 0;
-        for (base, next) in all.iter().zip(all.iter().skip(1)).take_while(|(base, _)| **base < carrier) {
-            if *next > self.below {
+        for (n, (base, next)) in all.iter().zip(all.iter().skip(1)).enumerate() {
+            if *next > self.below || *base >= carrier {
                 break;
             }
             let next_file = SegmentFile::open(&log, *next)?;
@@ -50,7 +52,7 @@ impl Release {
             if page.as_ref().is_ok_and(|page| !page.is_sealed_twice) && next_page.sealed.is_none() {
                 break;
             }
-            let is_old = next_file.begun_at(&next_page)?.is_some_and(|begun| begun < self.ended_before);
+            let is_old = self.has_ended(&log, &all[n + 1..])?;
             if !is_old && !is_short_of_space(&log, &next_page)? {
                 break;
             }
@@ -60,6 +62,21 @@ impl Release {
             released += 1;
         }
         Ok(released)
+    }
+
+    /// Whether a segment ended long enough ago, by the begin of the next one. If that is in the future, a clock was ahead
+    /// for a while, and the begin of a later one tells: by then this one had ended, too.
+    fn has_ended(self, log: &Path, later: &[u64]) -> Result<bool, StorageError> {
+        for base in later {
+            let file = SegmentFile::open(log, *base)?;
+            let Ok(page) = file.page()? else { return Ok(false) };
+            match file.begun_at(&page)? {
+                Some(begun) if begun < self.ended_before => return Ok(true),
+                Some(begun) if begun > self.now => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -20,7 +20,7 @@ mod sources;
 
 use std::collections::HashSet;
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -68,8 +68,12 @@ pub struct Collector {
     /// Its `--data`.
     pub data: PathBuf,
     flags: Vec<String>,
+    environment: Environment,
     process: Process,
 }
+
+/// Variables that a program gets beside those of whoever runs the tests.
+pub type Environment = Vec<(&'static str, OsString)>;
 
 impl Collector {
     /// Starts one on free ports and waits until it is ready. `flags` come after `--data`, `--http`, `--udp` and
@@ -93,9 +97,18 @@ impl Collector {
         let (udp, admin) = (free_addr(), free_addr());
         let own = ["--http", &http.to_string(), "--udp", &udp.to_string(), "--reserve", "100TiB"];
         let flags = own.map(str::to_owned).to_vec();
-        let mut process = Self::spawn(admin, data, &flags);
+        let mut process = Self::spawn(admin, data, &flags, &Environment::new());
         process.wait_ready_or_not();
-        Self { http, udp, data: data.to_owned(), flags, process }
+        Self { http, udp, data: data.to_owned(), flags, environment: Environment::new(), process }
+    }
+
+    /// Starts one on free ports, with variables that it also has when it is started again. Waits for nothing.
+    pub fn spawn_under(environment: Environment, data: &Path, flags: &[&str]) -> Self {
+        let [http, udp, admin] = [(); 3].map(|()| free_addr());
+        let own = ["--http", &http.to_string(), "--udp", &udp.to_string()].map(str::to_owned);
+        let flags: Vec<String> = own.into_iter().chain(flags.iter().map(ToString::to_string)).collect();
+        let process = Self::spawn(admin, data, &flags, &environment);
+        Self { http, udp, data: data.to_owned(), flags, environment, process }
     }
 
     /// Starts one on free ports, with its stderr where the caller says.
@@ -103,7 +116,8 @@ impl Collector {
         let [http, udp, admin] = [(); 3].map(|()| free_addr());
         let flags = ["--http", &http.to_string(), "--udp", &udp.to_string()].map(str::to_owned).to_vec();
         let process = Process::spawn_with_stderr("collector", Self::command(admin, data, &flags), admin, stderr);
-        let mut collector = Self { http, udp, data: data.to_owned(), flags, process };
+        let environment = Environment::new();
+        let mut collector = Self { http, udp, data: data.to_owned(), flags, environment, process };
         collector.wait_ready();
         collector
     }
@@ -112,21 +126,29 @@ impl Collector {
         let udp = free_addr();
         let own = http_flag.iter().map(ToString::to_string).chain(["--udp".to_owned(), udp.to_string()]);
         let flags: Vec<String> = own.chain(flags.iter().map(ToString::to_string)).collect();
-        let process = Self::spawn(free_addr(), data, &flags);
-        let mut collector = Self { http, udp, data: data.to_owned(), flags, process };
+        let environment = Environment::new();
+        let process = Self::spawn(free_addr(), data, &flags, &environment);
+        let mut collector = Self { http, udp, data: data.to_owned(), flags, environment, process };
         collector.wait_ready();
         collector
     }
 
     /// Starts it again where it was, after it ended.
     pub fn start_again(&mut self) {
-        assert!(self.ended().is_some(), "the collector is still running");
-        self.process = Self::spawn(self.admin, &self.data, &self.flags);
+        self.spawn_again();
         self.wait_ready();
     }
 
-    fn spawn(admin: SocketAddr, data: &Path, flags: &[String]) -> Process {
-        Process::spawn("collector", Self::command(admin, data, flags), admin)
+    /// The same, waiting for nothing.
+    pub fn spawn_again(&mut self) {
+        assert!(self.ended().is_some(), "the collector is still running");
+        self.process = Self::spawn(self.admin, &self.data, &self.flags, &self.environment);
+    }
+
+    fn spawn(admin: SocketAddr, data: &Path, flags: &[String], environment: &Environment) -> Process {
+        let mut command = Self::command(admin, data, flags);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        Process::spawn("collector", command, admin)
     }
 
     fn command(admin: SocketAddr, data: &Path, flags: &[String]) -> Command {
@@ -154,18 +176,30 @@ pub struct Compactor {
 impl Compactor {
     /// Starts one that follows a log, and waits until it is ready.
     pub fn follow(data: &Path, out: &Path, flags: &[&str]) -> Self {
-        let admin = free_addr();
-        let mut command = Command::new(compactor_binary());
-        command.arg("--follow").arg("--data").arg(data).arg("--out").arg(out);
-        command.args(["--admin", &admin.to_string()]).args(flags);
-        let mut compactor = Self { process: Process::spawn("compactor", command, admin) };
+        let mut compactor = Self::spawn_follow(&Environment::new(), data, out, flags);
         compactor.wait_ready();
         compactor
     }
 
+    /// The same, with these variables and waiting for nothing.
+    pub fn spawn_follow(environment: &Environment, data: &Path, out: &Path, flags: &[&str]) -> Self {
+        let admin = free_addr();
+        let mut command = Command::new(compactor_binary());
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        command.arg("--follow").arg("--data").arg(data).arg("--out").arg(out);
+        command.args(["--admin", &admin.to_string()]).args(flags);
+        Self { process: Process::spawn("compactor", command, admin) }
+    }
+
     /// Compacts what there is and waits for the end. Look at the status yourself.
     pub fn once(data: &Path, out: &Path, flags: &[&str]) -> Output {
+        Self::once_under(&Environment::new(), data, out, flags)
+    }
+
+    /// The same, with these variables.
+    pub fn once_under(environment: &Environment, data: &Path, out: &Path, flags: &[&str]) -> Output {
         let mut command = Command::new(compactor_binary());
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.arg("--once").arg("--data").arg(data).arg("--out").arg(out).args(flags);
         output(command)
     }
@@ -391,13 +425,19 @@ impl Process {
         Self { admin, name, child, stderr: None }
     }
 
-    fn wait_ready(&mut self) {
+    /// Until it can do what it is for.
+    pub fn wait_ready(&mut self) {
         self.wait_for_readyz(|reply| reply.status == 200);
     }
 
     /// Until it serves, if only to say that it can take nothing.
     fn wait_ready_or_not(&mut self) {
         self.wait_for_readyz(|reply| reply.status == 200 || reply.text().contains("disk"));
+    }
+
+    /// Until its admin port answers, whatever it says.
+    pub fn wait_answers(&mut self) {
+        self.wait_for_readyz(|_| true);
     }
 
     fn wait_for_readyz(&mut self, is_so: impl Fn(&Reply) -> bool) {

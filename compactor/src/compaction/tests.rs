@@ -594,6 +594,27 @@ fn compacted_segments_are_kept_spared_or_deleted_but_never_the_last() {
 }
 
 #[test]
+fn segments_begun_by_a_clock_that_was_ahead_go_with_those_behind_them() {
+    let folder = testlog::folder();
+    let mut config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    let mut left = |retain: Millis, begun: &[Millis]| {
+        config.retain = retain;
+        for begun in begun {
+            log.event(&event(log.base(), 0));
+            log.next_segment(*begun);
+        }
+        log.commit();
+        once(&config).unwrap();
+        crate::log::bases(&folder.path().join("log")).unwrap().len()
+    };
+    let ahead = NOW + 9000 * HOUR;
+    assert_eq!(left(HOUR, &[ahead, ahead]), 3, "nothing tells yet when they ended");
+    assert_eq!(left(3 * HOUR, &[NOW - 2 * HOUR]), 4, "less than three hours ago, for all that is known");
+    assert_eq!(left(HOUR, &[]), 1);
+}
+
+#[test]
 fn a_segment_that_the_collector_has_yet_to_seal_stays() {
     let folder = testlog::folder();
     let config = Config { retain: 0, ..config(folder.path()) };

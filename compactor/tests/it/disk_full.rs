@@ -1,18 +1,13 @@
 //! A file system that fills up under load, with log and output on it: nothing crashes, whoever sends is told, and
 //! once there is room again all goes on by itself.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use tempfile::TempDir;
-
 use crate::client::{self, Click, Client, Form};
+use crate::disk::{Ballast, Disk};
 use crate::harness::{
     Collector, Compactor, assert_audit, assert_compactor_ledger_adds_up, assert_ledger_adds_up, request, wait_for,
     wait_for_within,
@@ -26,67 +21,6 @@ const SENDERS: u64 = 2;
 const SENDER_NUMBERS: u64 = 1 << 32;
 /// A full disk that empties itself has been seen by then.
 const LONG: Duration = Duration::from_secs(60);
-
-/// A mounted file system of its own. Dropping it unmounts it.
-struct Disk {
-    path: PathBuf,
-    _folder: TempDir,
-}
-
-impl Disk {
-    /// In memory.
-    fn tmpfs(size: &str) -> Self {
-        Self::mount(|_| vec!["-t".into(), "tmpfs".into(), "-o".into(), format!("size={size}"), "tmpfs".into()])
-    }
-
-    /// ext4 in a file, on a loop device; none of it is kept for root.
-    fn ext4(bytes: u64) -> Self {
-        Self::mount(|folder| {
-            let image = folder.join("image");
-            File::create(&image).unwrap().set_len(bytes).unwrap();
-            run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
-            vec!["-o".into(), "loop".into(), image.to_str().unwrap().into()]
-        })
-    }
-
-    fn mount(arguments: impl FnOnce(&Path) -> Vec<String>) -> Self {
-        assert!(rustix::process::geteuid().is_root(), "this test mounts a file system: run the tests as root");
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("disk");
-        fs::create_dir(&path).unwrap();
-        run(Command::new("mount").args(arguments(folder.path())).arg(&path));
-        Self { path, _folder: folder }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // lazily: a test that failed may still have a program on it
-        let status = Command::new("umount").arg("--lazy").arg(&self.path).status();
-        if !status.is_ok_and(|status| status.success()) {
-            eprintln!("cannot unmount {}", self.path.display());
-        }
-    }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A file that takes whatever room there is.
-struct Ballast(PathBuf);
-
-impl Ballast {
-    /// Grows until the disk is full. Also what becomes free later is taken when this is called again.
-    fn grow(&self) {
-        let mut file = OpenOptions::new().create(true).append(true).open(&self.0).unwrap();
-        for size in [1 << 20, 1 << 12] {
-            let block = vec![0x5a; size];
-            while file.write_all(&block).is_ok() {}
-        }
-    }
-}
 
 /// What runs while the disk fills up and empties.
 #[derive(Default)]
@@ -160,7 +94,7 @@ fn assert_refused_for_the_disk(collector: &Collector) {
 /// Fills the disk under load, looks, frees it, looks again.
 fn a_full_disk_is_a_state(disk: &Disk) {
     let (data, out) = (disk.path.join("data"), disk.path.join("out"));
-    let ballast = Ballast(disk.path.join("ballast"));
+    let ballast = Ballast::on(disk);
     let mut collector = Collector::start(&data, &["--segment-size", "1MiB", "--reserve", "4MiB"]);
     let mut compactor = Compactor::follow(&data, &out, &["--every", "200ms"]);
     let load = Load::default();
@@ -191,7 +125,7 @@ fn a_full_disk_is_a_state(disk: &Disk) {
         assert_eq!((collector.ended(), compactor.ended()), (None, None), "both run");
         assert!(!is_ready(collector.admin));
 
-        fs::remove_file(&ballast.0).unwrap();
+        ballast.free();
         wait_for_within(LONG, "both programs to be ready", || {
             (is_ready(collector.admin) && is_ready(compactor.admin)).then_some(())
         });
