@@ -164,6 +164,20 @@ fn is_alive(pid: Pid) -> bool {
 }
 
 #[test]
+fn the_programs_that_are_shipped_know_no_simulated_machine() {
+    let features = |edges: &str| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["tree", "--offline", "--edges", edges, "-p", "tallylight-collector", "-p", "tallylight-compactor"]);
+        let output = cargo.current_dir(workspace()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let is_simulated = "tallylight-host feature \"simulated\"";
+    assert!(features("features").contains(is_simulated), "in tests it is");
+    assert!(!features("features,no-dev").contains(is_simulated));
+}
+
+#[test]
 fn the_run_script_starts_both_and_an_interrupt_stops_both_cleanly() {
     let data = tempfile::tempdir().unwrap();
     let mut run = Run::start(data.path());

@@ -7,9 +7,10 @@ use std::process::Command;
 
 use crate::harness::{collector_binary, compactor_binary};
 
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "ARCHITECTURE.md",
+    "SECURITY.md",
     "proto/DATAGRAMS.md",
     "proto/LINKS.md",
     "collector/client/README.md",
