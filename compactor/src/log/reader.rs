@@ -5,7 +5,7 @@
 //! seal it, because the collector is dead or long past it. Then the whole file is searched, not only what its
 //! marks promise: after a power cut they may be older than the records.
 //!
-//! What is handed out for [`Purpose::Cover`] is on disk: a segment that is not synced as far as it is read is
+//! What is handed out for [`Purpose::Cover`] is on disk, and so is the begin of the segment that another one was left for: a segment that is not synced as far as it is read is
 //! synced here first. Whoever follows the log leaves that to the collector, as long as it does so between two looks. At the end of the log, a hole with nothing behind it is left alone: whether it is one is
 //! only known when the collector has recovered.
 
@@ -22,7 +22,7 @@ use tallylight_proto::segment::{
 use super::segment::{SegmentFile, end_mark};
 use super::{Cause, Item, LogError, Lost, Place, bases};
 use crate::lock;
-use crate::storage::StorageError;
+use crate::storage::{self, StorageError};
 
 /// How long a collector that is there may take to sync what it has committed. Syncing it here means that events are
 /// published in smaller parts, at most once in this time.
@@ -169,8 +169,18 @@ impl Reader {
                 return Ok(Progress::Paused);
             }
             let Some(next) = current.leave_for else { return Ok(Progress::AtEnd) };
+            if self.purpose == Purpose::Cover {
+                self.make_durable(next).map_err(LogError::from)?;
+            }
             self.go_to(next, Some(mark.ordinal));
         }
+    }
+
+    /// Puts a segment's header and its name on disk. A power cut that took them would have the collector go on in the
+    /// segment before it, which is left for good.
+    fn make_durable(&self, base: u64) -> Result<(), StorageError> {
+        SegmentFile::open(&self.folder, base)?.sync()?;
+        storage::sync_dir(&self.folder)
     }
 
     /// How many bytes there are that were not read yet.

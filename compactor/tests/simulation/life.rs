@@ -34,7 +34,7 @@ struct Stage {
     collector: RefCell<Option<Rc<Collector>>>,
     compactor: RefCell<Option<Compactor>>,
     is_compacting: Cell<bool>,
-    /// Whether everything is told (TRACE=1).
+    /// Whether everything is told.
     is_traced: bool,
     oracle: RefCell<Oracle>,
     figures: RefCell<Figures>,

@@ -9,7 +9,8 @@
 //! The machine (`tallylight_host::simulated`) kills, fails, fills up, loses power and rots as the seed says; what each
 //! program does is its own code, unchanged. `life` says what happens next, `oracle` knows what must then be true.
 //!
-//! A seed that fails prints the line that runs it again. `SEEDS=10000` runs more of them, `SEED=7` that one.
+//! A seed that fails prints the line that runs it again. `SEEDS=10000` runs more of them, `SEED=7` that one, and
+//! `TRACE=1 SEED=7` with `--nocapture` tells every call to the machine and all that the programs log.
 
 // all of this is tests, which clippy only knows of functions that are marked so
 #![allow(clippy::unwrap_used)]
@@ -50,6 +51,9 @@ fn on_all_processors(work: impl Fn() + Sync) {
 #[test]
 fn every_promise_is_kept_whatever_the_seed_does() {
     if let Some(seed) = number("SEED") {
+        if std::env::var_os("TRACE").is_some() {
+            tracing_subscriber::fmt().without_time().with_writer(std::io::stderr).init();
+        }
         let (figures, _) = Life::run(seed);
         return println!("seed {seed}: {figures}");
     }
