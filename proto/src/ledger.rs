@@ -5,7 +5,9 @@
 //! every ledger record, after any crash.
 
 use crate::reason::{DatagramRefusal, Front, Refusal, Shed};
-use crate::sources::Marks;
+use crate::record::{self, Record};
+use crate::segment::{Found, Scanner};
+use crate::sources::{Marks, Scope};
 
 /// What became of the events of one front, or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,6 +151,26 @@ pub struct Ledger {
     pub counts: Counts,
     /// How far the sources of framed datagrams have got.
     pub marks: Marks,
+}
+
+/// Whether a ledger record with all sources is among what a scanner finds: then no record before it is needed to know how
+/// ledger and sources stand. `read` is that of [`Scanner::next`].
+///
+/// # Errors
+/// If `read` fails.
+pub fn is_carried_by<E>(
+    mut scanner: Scanner,
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<usize, E>,
+) -> Result<bool, E> {
+    while let Some(found) = scanner.next(&mut read)? {
+        if let Found::Record(framed) = found
+            && let Ok(Record::Ledger(ledger)) = record::decode(framed.payload)
+            && ledger.marks.scope == Scope::All
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -10,12 +10,12 @@
 
 use std::path::Path;
 
-use tallylight_proto::ledger::{Counts, Ledger};
+use tallylight_proto::ledger::{self, Counts, Ledger};
 use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::{
     Found, Framing, Gap, HEADER_LEN, Header, HeaderPage, Holes, Mark, Scanner, UNKNOWN_ORDINAL, framed_len,
 };
-use tallylight_proto::sources::{Scope, Sources};
+use tallylight_proto::sources::Sources;
 use tallylight_proto::{Event, event::Origin, layout};
 use tracing::{error, info, warn};
 
@@ -121,7 +121,9 @@ fn tail(folder: &Path, bases: &[u64]) -> Result<Vec<Left>, LogError> {
         file.read_from_disk()?;
         let page = header(&file, base)?;
         let is_last = match &page {
-            Some(page) if page.sealed.is_some() => has_ledger(&file, page)?,
+            Some(page) if page.sealed.is_some() => {
+                ledger::is_carried_by(scanner(&file, page), |at, buffer| file.read_at(at, buffer))?
+            }
             _ => false,
         };
         tail.insert(0, Left { base, file, page });
@@ -148,19 +150,6 @@ fn first_ordinal(left: &Left) -> Result<u64, StorageError> {
         .next(|offset, buffer| left.file.read_at(offset, buffer))?
         .and_then(|found| if let Found::Record(framed) = found { Some(framed.ordinal) } else { None });
     Ok(first.unwrap_or(UNKNOWN_ORDINAL))
-}
-
-fn has_ledger(file: &Exclusive, page: &HeaderPage) -> Result<bool, StorageError> {
-    let mut scanner = scanner(file, page);
-    while let Some(found) = scanner.next(|offset, buffer| file.read_at(offset, buffer))? {
-        if let Found::Record(framed) = found
-            && let Ok(Record::Ledger(ledger)) = record::decode(framed.payload)
-            && ledger.marks.scope == Scope::All
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Over all records that may be in it: up to the seal, or the end of the file.

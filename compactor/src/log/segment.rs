@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use tallylight_proto::layout;
+use tallylight_proto::ledger;
 use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::{Found, Framing, HEADER_LEN, HeaderError, HeaderPage, MARK_WORDS, Mark, Scanner};
-use tallylight_proto::sources::Scope;
 use tallylight_proto::time::Millis;
 
 use crate::storage::{ReadFile, StorageError};
@@ -87,16 +87,8 @@ impl SegmentFile {
     pub fn carries_the_ledger(&self, page: &HeaderPage) -> Result<bool, StorageError> {
         let begin = Mark { length: HEADER_LEN as u64, ordinal: page.header.first_ordinal };
         let framing = Framing::new(page.header.salt, self.base);
-        let mut scanner = Scanner::new(framing, begin, page.whole_below(), None);
-        while let Some(found) = scanner.next(|offset, buffer| self.read(offset, buffer))? {
-            if let Found::Record(framed) = found
-                && let Ok(Record::Ledger(ledger)) = record::decode(framed.payload)
-                && ledger.marks.scope == Scope::All
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let scanner = Scanner::new(framing, begin, page.whole_below(), None);
+        ledger::is_carried_by(scanner, |offset, buffer| self.read(offset, buffer))
     }
 
     /// Puts on disk what the collector has written so far, so that no power cut takes back what is published.
