@@ -15,8 +15,8 @@ use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::{
     Found, Framing, Gap, HEADER_LEN, Header, HeaderPage, Holes, Mark, Scanner, UNKNOWN_ORDINAL, framed_len,
 };
-use tallylight_proto::sources::Sources;
-use tallylight_proto::{Event, event::Origin, layout};
+use tallylight_proto::sources::{Figures, Sources};
+use tallylight_proto::{DatagramRefusal, Event, event::Origin, layout};
 use tracing::{error, info, warn};
 
 use super::LogError;
@@ -180,6 +180,7 @@ fn recover_segment(
             }
         }
     }
+    sum_up(recovered);
     if let Some(sealed) = page.sealed {
         if !page.is_sealed_twice {
             // killed between the two
@@ -259,6 +260,15 @@ impl Contents {
             self.end = Mark { length: mark.length, ordinal: mark.ordinal.max(self.end.ordinal) };
         }
     }
+}
+
+/// What is known of each source is believed, and not a sum that a later record gives: a record that told of one of them may be
+/// in a hole before it.
+fn sum_up(recovered: &mut Recovered) {
+    let Figures { lost, recovered: came_late, duplicate, stale, .. } = recovered.sources.sum();
+    let datagrams = &mut recovered.counts.datagrams;
+    (datagrams.lost, datagrams.recovered, datagrams.duplicate) = (lost, came_late, duplicate);
+    datagrams.refused[DatagramRefusal::Stale.index()] = stale;
 }
 
 /// Carries the ledger on: a ledger record says what came before it, and each event behind it was received and logged.

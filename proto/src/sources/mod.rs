@@ -273,6 +273,13 @@ impl Sources {
         self.counts
     }
 
+    /// The figures of all sources, those included that were let go.
+    pub fn sum(&self) -> Figures {
+        let figures = self.table.values().map(|source| source.figures.to_array());
+        let add = |sum: [u64; 6], more: [u64; 6]| std::array::from_fn(|n| sum[n].saturating_add(more[n]));
+        Figures::from_array(figures.fold(self.forgotten.1.to_array(), add))
+    }
+
     /// What was counted since this was last called.
     pub fn take_counts(&mut self) -> DatagramCounts {
         std::mem::take(&mut self.counts)
