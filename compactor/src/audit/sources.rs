@@ -398,6 +398,11 @@ mod tests {
         pair.arrive(1, 1, true);
         let silent = pair.tell(Marks::default());
         assert_eq!(silent, of("events stand before it, of which it says nothing"));
+        // the one that told of it was lost
+        let mut pair = Pair::begun();
+        pair.arrive(1, 1, true);
+        pair.check.lost(1);
+        assert_eq!(pair.tell(Marks::default()), Vec::<String>::new());
     }
 
     fn more_by_one() -> Vec<String> {
@@ -413,6 +418,26 @@ mod tests {
         late.arrive(1, 11, true);
         let marks = late.changes();
         assert!(late.tell(marks).is_empty());
+        let lines = late.check.lines();
+        let events = &lines[0].sums[1];
+        assert_eq!((events.whole.value, events.parts[0].value, events.parts[1].value), (11, 10, 1));
+        assert!(lines[0].adds_up());
+    }
+
+    #[test]
+    fn changes_of_what_the_log_no_longer_has_are_no_beginning() {
+        let mut early = Pair::begun();
+        for n in 1..=10 {
+            [1, 2].into_iter().for_each(|source| early.arrive(source, n, true));
+        }
+        assert!(early.tell(early.table.all()).is_empty());
+        let mut late = Pair { table: early.table, ..Pair::default() };
+        for source in [2, 1] {
+            late.arrive(source, 11, true);
+            let marks = late.changes();
+            assert_eq!(late.tell(marks), Vec::<String>::new(), "it says 11 events, of which the log has 1");
+        }
+        assert!(late.tell(late.table.all()).is_empty());
         let lines = late.check.lines();
         let events = &lines[0].sums[1];
         assert_eq!((events.whole.value, events.parts[0].value, events.parts[1].value), (11, 10, 1));
