@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test test-env browsers client soak soak-programs soak-kills soak-simulation fmt lint bench-log bench-udp \
+.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation fmt lint bench-log bench-udp \
 	bench-hostile fuzz clean
 .DEFAULT_GOAL := help
 
@@ -19,6 +19,11 @@ run: build ## collector with the demo bookshop, and the compactor, until Ctrl-C 
 
 test: test-env ## installs what the tests need, then runs all of them
 	cargo test --workspace --no-fail-fast
+
+# make mutants ONLY=crc: those whose names begin so; ONLY=proto: those of that list
+ONLY ?=
+mutants: ## sabotages the committed code a line at a time, and sees that the tests catch each (ONLY=beginning of names)
+	@ONLY=$(ONLY) compactor/tests/mutants/run.py
 
 test-env: ## what the tests need from Debian, PyPI and npm, in .test-env
 	@deploy/test-env.sh

@@ -398,7 +398,8 @@ impl Reader {
             return Ok((end, None, false));
         }
         tracing::warn!(segment = %file.path().display(), "nobody will seal this segment: all of it is searched");
-        let ordinal = next_ordinal.unwrap_or(UNKNOWN_ORDINAL);
+        // where the next one does not say it, the marks say how many there once were, as they do to the collector
+        let ordinal = next_ordinal.unwrap_or(end.ordinal);
         Ok((Mark { length: page.header.capacity.max(end.length), ordinal }, Some(next), true))
     }
 

@@ -15,6 +15,7 @@ mod disk_full;
 mod docs;
 mod freshness;
 mod killed;
+mod mutants;
 mod out;
 mod outputs;
 mod power_cut;

@@ -1,24 +1,24 @@
 //! One life: what happens next, and what is looked at after it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use tallylight_collector::door::Posted;
 use tallylight_collector::log::by_turns::Thread;
-use tallylight_collector::log::{Level, LogError, storage};
+use tallylight_collector::log::{Level, LogError, Recovered, storage};
 use tallylight_compactor::commit::Commit;
 use tallylight_host::disk;
-use tallylight_host::simulated::{Call, Chance, Death, Fate, Faults, World};
+use tallylight_host::simulated::{Call, Chance, Death, Fate, Faults, Process, World};
 use tallylight_proto::beacon::{Body, Context};
 use tallylight_proto::datagram::{Number, SourceId};
-use tallylight_proto::{Front, layout};
+use tallylight_proto::{Counts, Front, layout};
 
 use crate::figures::Figures;
 use crate::oracle::Oracle;
-use crate::outputs;
+use crate::outputs::{self, Counted};
 use crate::plan::{Action, HOUR, Plan, START};
 use crate::programs::{COLLECTOR, COMPACTOR, Collector, Compactor, NODE, data, out};
 use crate::traffic::{Sent, Server, body};
@@ -38,6 +38,19 @@ struct Stage {
     is_traced: bool,
     oracle: RefCell<Oracle>,
     figures: RefCell<Figures>,
+    /// How the life before ended, and whether the disk has kept all of it.
+    before: Cell<Before>,
+}
+
+/// The end of the collector's last life.
+#[derive(Clone, Copy, Debug)]
+enum Before {
+    /// The disk has lost something since.
+    Unknown,
+    /// It was killed.
+    Killed,
+    /// It ended in order, with this ledger, told to the end.
+    Ended(Counts),
 }
 
 /// What is left of a turn.
@@ -80,6 +93,7 @@ impl Life {
             is_traced: std::env::var_os("TRACE").is_some(),
             oracle: RefCell::default(),
             figures: RefCell::default(),
+            before: Cell::new(Before::Unknown),
             plan,
         });
         stage.watch();
@@ -115,6 +129,7 @@ impl Life {
             }
             self.act(action);
             stage.hear();
+            stage.see_what_is_acknowledged();
         }
     }
 
@@ -282,12 +297,23 @@ impl Life {
         let Some(collector) = stage.collector() else { return Turn::Done };
         let ended = stage.world.run(COLLECTOR, || collector.finish());
         stage.hear();
+        let status = collector.log.status().snapshot();
+        let mut counts = collector.recovered.counts;
+        counts.add(status.counts);
         drop(collector);
         stage.collector_died();
         let mut figures = stage.figures.borrow_mut();
         match ended {
-            Ok(Ok(())) => figures.stops += 1,
-            Ok(Err(_)) => figures.failures += 1,
+            Ok(Ok(())) => {
+                // while events are shed there may be no room to tell of the end
+                let is_told = !status.shedding && stage.world.failed_syncs() == 0;
+                stage.before.set(if is_told { Before::Ended(counts) } else { Before::Unknown });
+                figures.stops += 1;
+            }
+            Ok(Err(error)) => {
+                stage.has_reason_to_fail(&error);
+                figures.failures += 1;
+            }
             Err(Death::Killed(_)) => figures.collector_kills += 1,
             Err(Death::PowerCut) => return Turn::PowerCut,
         }
@@ -301,8 +327,12 @@ impl Life {
         }
         stage.hear();
         stage.collector_died();
+        stage.before.set(Before::Unknown);
         stage.compactor.borrow_mut().take();
         stage.world.power_cut();
+        if stage.is_traced {
+            outputs::tell_segments(&stage.world);
+        }
         stage.oracle.borrow_mut().power_was_cut();
         let mut figures = stage.figures.borrow_mut();
         figures.power_cuts += 1;
@@ -315,27 +345,38 @@ impl Life {
 
     fn start_collector(&mut self) {
         let stage = Rc::clone(&self.stage);
+        let mut whole = BTreeSet::new();
         for _ in 0..STARTS {
             stage.world.revive(COLLECTOR);
+            if stage.plan.is_honest() && stage.world.failed_syncs() == 0 {
+                whole.append(&mut outputs::whole_records());
+            }
+            stage.doom(COLLECTOR, 60);
             let started = stage.world.run(COLLECTOR, || {
-                let (collector, recovered) = Collector::start(&stage.plan)?;
-                let collector = Rc::new(collector);
+                let collector = Rc::new(Collector::start(&stage.plan)?);
                 *stage.collector.borrow_mut() = Some(Rc::clone(&collector));
                 collector.log.begin()?;
-                Ok::<_, LogError>(recovered)
+                Ok::<_, LogError>(collector)
             });
             match started {
-                Ok(Ok(recovered)) => {
-                    stage.figures.borrow_mut().torn += recovered.torn;
-                    return stage.check();
+                Ok(Ok(collector)) => {
+                    stage.figures.borrow_mut().torn += collector.recovered.torn;
+                    stage.goes_on(&collector.recovered);
+                    return stage.check(&whole);
                 }
-                Ok(Err(_)) => stage.figures.borrow_mut().failures += 1,
+                Ok(Err(error)) => {
+                    stage.has_reason_to_fail(&error);
+                    stage.figures.borrow_mut().failures += 1;
+                }
                 Err(Death::Killed(_)) => stage.figures.borrow_mut().collector_kills += 1,
                 Err(Death::PowerCut) => {
                     stage.figures.borrow_mut().power_cuts_in_recovery += 1;
+                    whole.clear();
                     self.power_cut();
                 }
             }
+            // that may have begun a segment and a ledger
+            stage.is_before_killed();
             stage.collector_died();
         }
         panic!("the collector did not start in {STARTS} tries");
@@ -470,7 +511,8 @@ impl Stage {
         match ended {
             Ok(Ok(_)) => Ok(()),
             // a failed disk ends the process: a kill that it does to itself
-            Ok(Err(_)) => {
+            Ok(Err(error)) => {
+                self.has_reason_to_fail(&error);
                 self.figures.borrow_mut().failures += 1;
                 self.world.bury(COLLECTOR);
                 Err(Death::Killed(COLLECTOR))
@@ -499,10 +541,20 @@ impl Stage {
         }
         let mut compactor = self.compactor.borrow_mut().take().unwrap_or_else(|| {
             self.world.revive(COMPACTOR);
+            self.doom(COMPACTOR, 150);
             Compactor::new(&self.plan, out().to_owned())
         });
         let ended = self.world.run(COMPACTOR, || compactor.pass(is_once));
         self.is_compacting.set(false);
+        if self.is_traced
+            && let Some(compaction) = compactor.compaction()
+        {
+            eprintln!(
+                "-- the compactor has {:?}, {:?}",
+                compaction.counts(),
+                compaction.commit().map(|c| c.snapshot.place)
+            );
+        }
         let mut figures = self.figures.borrow_mut();
         match ended {
             Ok(Ok(())) => {}
@@ -532,8 +584,65 @@ impl Stage {
             eprintln!("-- the collector is dead");
         }
         self.world.bury(COLLECTOR);
-        self.collector.borrow_mut().take();
+        if self.collector.borrow_mut().take().is_some() {
+            self.is_before_killed();
+        }
         self.oracle.borrow_mut().collector_died();
+    }
+
+    fn is_before_killed(&self) {
+        if !matches!(self.before.get(), Before::Unknown) {
+            self.before.set(Before::Killed);
+        }
+    }
+
+    /// Perhaps a program that starts now does not get far, or the machine.
+    fn doom(&self, process: Process, steps: usize) {
+        let mut chance = self.chance.borrow_mut();
+        if chance.percent(self.plan.early_deaths) && self.world.faults().kill + self.world.faults().power_cut > 0 {
+            let death = *chance.pick(&[Death::Killed(process), Death::Killed(process), Death::PowerCut]);
+            self.world.doom(1 + chance.below(steps), death);
+        }
+    }
+
+    /// The collector ends by itself only if the disk fails.
+    fn has_reason_to_fail(&self, error: &LogError) {
+        let is_dead = error.to_string().ends_with("the process is dead");
+        let has_reason = self.plan.has_errors() || !self.plan.is_honest() || is_dead;
+        assert!(has_reason, "the disk is sound, and the collector ends: {error}");
+    }
+
+    /// What a new life makes of the one before.
+    fn goes_on(&self, recovered: &Recovered) {
+        let is_sure = self.plan.is_honest() && self.world.failed_syncs() == 0;
+        match self.before.replace(Before::Killed) {
+            Before::Unknown => {}
+            _ if !is_sure => {}
+            Before::Killed => assert_eq!(recovered.torn, 0, "a kill takes nothing that is committed"),
+            Before::Ended(counts) => {
+                assert!(!recovered.was_killed, "the collector ended in order, and the log does not say so");
+                assert_eq!(recovered.counts.fronts, counts.fronts, "the ledger goes on where it ended");
+            }
+        }
+    }
+
+    /// What is acknowledged is there for others.
+    fn see_what_is_acknowledged(&self) {
+        let (fresh, from) = self.oracle.borrow_mut().take_fresh();
+        // what a collector that is gone has left is seen when the next one has recovered it
+        if fresh.is_empty()
+            || self.collector().is_none()
+            || !self.plan.is_honest()
+            || self.chance.borrow_mut().percent(60)
+        {
+            return;
+        }
+        let mut there = outputs::log(from).tokens;
+        if fresh.iter().any(|token| !there.contains(token)) {
+            there.extend(outputs::rows(&self.world, out()).into_iter().map(|row| row.token));
+        }
+        let missing: Vec<&String> = fresh.iter().filter(|token| !there.contains(*token)).collect();
+        assert!(missing.is_empty(), "{missing:?} were acknowledged, and nobody can read them");
     }
 
     fn compactor_died(&self) {
@@ -570,9 +679,11 @@ impl Stage {
             match collector.door.body(&body, &context(Front::Http2, &self.world, None), level, None) {
                 Posted::Sent { ack, refused, .. } => {
                     assert_eq!(refused, 0, "all of these are good: {bytes}");
-                    self.oracle.borrow_mut().waits(ack, events.to_vec(), level);
+                    // of a body that is larger than a segment a part may be there
+                    let is_whole = bytes.len() < 16 * 1024;
+                    self.oracle.borrow_mut().waits(ack, events.to_vec(), level, is_whole);
                 }
-                Posted::Shed(_) => self.oracle.borrow_mut().shed += events.len() as u64,
+                Posted::Shed(_) => self.oracle.borrow_mut().is_shed(events),
                 Posted::Refused(reject) => panic!("{reject}: {bytes}"),
             }
         })
@@ -599,8 +710,8 @@ impl Stage {
     }
 
     /// After each start: what was promised is there, and what is not there is known.
-    fn check(&self) {
-        let logged = outputs::log();
+    fn check(&self, whole: &BTreeSet<String>) {
+        let logged = outputs::log(0);
         let mut there = logged.tokens;
         self.oracle.borrow_mut().syncs_failed(self.world.failed_syncs());
         let oracle = self.oracle.borrow();
@@ -608,12 +719,17 @@ impl Stage {
             assert!(logged.wrong.is_empty(), "nothing is damaged on a disk that keeps its word: {:?}", logged.wrong);
             outputs::check_segments();
         }
-        if oracle.missing_from(&there) > 0 {
+        let is_sure = self.plan.is_honest() && self.world.failed_syncs() == 0;
+        if oracle.missing_from(&there) > 0 || (is_sure && !whole.is_subset(&there)) {
             // what the log has let go of is published
             there.extend(outputs::rows(&self.world, out()).into_iter().map(|row| row.token));
         }
         if self.plan.is_honest() {
             oracle.must_be_in(&there);
+        }
+        if is_sure {
+            let lost: Vec<&String> = whole.difference(&there).collect();
+            assert!(lost.is_empty(), "{lost:?} stood in whole records, and recovery has not kept them");
         }
     }
 
@@ -675,7 +791,10 @@ impl Stage {
         let (groups, duplicates_of_groups) = outputs::hourly(&self.world, out());
         let mut counted = Counted::new();
         for row in rows {
-            *counted.entry((row.hour.clone(), row.token.clone())).or_insert(0) += 1;
+            let group = counted.entry((row.hour.clone(), row.token.clone())).or_insert((0, 0.0));
+            group.0 += 1;
+            // whole numbers: their sums are exact
+            group.1 += row.value.unwrap_or(0.0);
         }
         let only_in = |these: &Counted, those: &Counted| -> Counted {
             these
@@ -709,9 +828,6 @@ impl Stage {
         assert_eq!(as_lived.len(), at_once.len(), "there are no others");
     }
 }
-
-/// Events of an hour and item.
-type Counted = BTreeMap<(String, String), i64>;
 
 /// The bases of the segments that have a name now.
 fn segments(world: &World) -> Vec<u64> {

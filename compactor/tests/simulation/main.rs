@@ -11,6 +11,7 @@
 //!
 //! A seed that fails prints the line that runs it again. `SEEDS=10000` runs more of them, `SEED=7` that one, and
 //! `TRACE=1 SEED=7` with `--nocapture` tells every call to the machine and all that the programs log.
+//! `MOST_FAILURES=1` ends with the first that fails.
 
 // all of this is tests, which clippy only knows of functions that are marked so
 #![allow(clippy::unwrap_used)]
@@ -58,6 +59,7 @@ fn every_promise_is_kept_whatever_the_seed_does() {
         return println!("seed {seed}: {figures}");
     }
     let (first, count) = (number("FIRST_SEED").unwrap_or(1), number("SEEDS").unwrap_or(SEEDS));
+    let most_failures = number("MOST_FAILURES").unwrap_or(10);
     let started = Instant::now();
     let next = AtomicU64::new(first);
     let all = Mutex::new(Figures::default());
@@ -65,7 +67,7 @@ fn every_promise_is_kept_whatever_the_seed_does() {
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + count || failed.lock().unwrap().len() >= 10 {
+            if seed >= first + count || failed.lock().unwrap().len() as u64 >= most_failures {
                 return;
             }
             match catch_unwind(AssertUnwindSafe(|| Life::run(seed))) {

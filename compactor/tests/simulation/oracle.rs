@@ -25,7 +25,7 @@ pub enum Promise {
 /// An event, and all that is known about it.
 pub struct Known {
     pub sent: Sent,
-    /// How often it was sent.
+    /// How often it was sent, and not shed for certain.
     pub copies: usize,
     pub promise: Promise,
     /// It was published, and must stay.
@@ -36,6 +36,8 @@ struct Waiting {
     ack: Ack,
     events: Vec<usize>,
     level: Level,
+    /// Shed means that nothing of it is there.
+    is_whole: bool,
 }
 
 #[derive(Default)]
@@ -46,6 +48,9 @@ pub struct Oracle {
     /// The token that stands at each position that was ever published.
     positions: BTreeMap<i64, String>,
     failed_syncs: u64,
+    /// Those that were acknowledged since it was last seen that they are there, which stand behind this position.
+    fresh: Vec<usize>,
+    fresh_from: u64,
     pub acked: u64,
     pub synced: u64,
     pub shed: u64,
@@ -60,8 +65,24 @@ impl Oracle {
     }
 
     /// A body of these was sent, and its sender waits.
-    pub fn waits(&mut self, ack: Ack, events: Vec<usize>, level: Level) {
-        self.waiting.push(Waiting { ack, events, level });
+    pub fn waits(&mut self, ack: Ack, events: Vec<usize>, level: Level, is_whole: bool) {
+        self.waiting.push(Waiting { ack, events, level, is_whole });
+    }
+
+    /// These were not taken, nor any of them.
+    pub fn is_shed(&mut self, events: &[usize]) {
+        self.shed += events.len() as u64;
+        for event in events {
+            self.events[*event].copies -= 1;
+        }
+    }
+
+    /// Those that were acknowledged since this was last asked, and the position behind which they stand.
+    pub fn take_fresh(&mut self) -> (Vec<String>, u64) {
+        let fresh = std::mem::take(&mut self.fresh);
+        let is_promised = |event: &usize| self.events[*event].promise != Promise::None;
+        let tokens = fresh.into_iter().filter(is_promised).map(|event| self.events[event].sent.token.clone());
+        (tokens.collect(), self.fresh_from)
     }
 
     /// Reads the answers that there are. Whoever waits for a collector that is gone, waits no longer.
@@ -70,6 +91,7 @@ impl Oracle {
             match waiting.ack.try_recv() {
                 Err(TryRecvError::Empty) => self.waiting.push(waiting),
                 Err(TryRecvError::Closed) => {}
+                Ok(Err(_)) if waiting.is_whole => self.is_shed(&waiting.events),
                 Ok(Err(_)) => self.shed += waiting.events.len() as u64,
                 Ok(Ok(())) => {
                     let promise = match waiting.level {
@@ -77,6 +99,9 @@ impl Oracle {
                         Level::Synced => Promise::Synced,
                     };
                     self.acked += waiting.events.len() as u64;
+                    if waiting.level == Level::Logged {
+                        self.fresh.extend(&waiting.events);
+                    }
                     for event in waiting.events {
                         let known = &mut self.events[event];
                         self.synced += u64::from(promise == Promise::Synced);
@@ -86,6 +111,9 @@ impl Oracle {
                     }
                 }
             }
+        }
+        if self.fresh.is_empty() {
+            self.fresh_from = status.appended;
         }
         self.syncs_failed(failed_syncs);
         // the collector says in /metrics that so much is on disk
@@ -173,8 +201,8 @@ impl Oracle {
         }
         for (event, times) in &times {
             let Known { sent, copies, .. } = &self.events[*event];
-            let most = if sent.id.is_some() { 1 } else { *copies };
-            assert!(*times <= most, "{} is counted {times} times", sent.token);
+            let most = if sent.id.is_some() { 1.min(*copies) } else { *copies };
+            assert!(*times <= most, "{} is counted {times} times, and was taken {copies} times at most", sent.token);
         }
         for (event, known) in self.events.iter_mut().enumerate() {
             let is_there = times.contains_key(&event);

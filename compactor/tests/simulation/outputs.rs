@@ -9,11 +9,12 @@ use arrow_array::types::{Float64Type, Int64Type};
 use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use tallylight_compactor::log::{Item, LogError, Purpose, Reader, SegmentFile};
+use tallylight_compactor::log::{Item, LogError, Purpose, Reader, SegmentFile, bases};
 use tallylight_host::disk;
 use tallylight_host::simulated::World;
 use tallylight_proto::layout;
 use tallylight_proto::record::{self, Record};
+use tallylight_proto::segment::{Found, Framing, HEADER_LEN, HeaderPage, Mark, Scanner};
 
 use crate::programs::data;
 
@@ -39,11 +40,12 @@ pub struct Logged {
     pub wrong: Vec<String>,
 }
 
-/// Reads the whole log.
-pub fn log() -> Logged {
+/// Reads the log from the segment on that holds this position.
+pub fn log(from: u64) -> Logged {
     let mut logged = Logged::default();
     let mut reader = Reader::new(data(), Purpose::Look, None);
     reader.look().unwrap();
+    reader.skip_to(from);
     reader
         .read(|item| {
             match item {
@@ -61,11 +63,46 @@ pub fn log() -> Logged {
     logged
 }
 
+/// The events in whole records of segments that are not sealed, wherever they stand there.
+pub fn whole_records() -> BTreeSet<String> {
+    let log = data().join(layout::LOG);
+    let mut tokens = BTreeSet::new();
+    for base in bases(&log).unwrap() {
+        let file = SegmentFile::open(&log, base).unwrap();
+        let Ok(page) = file.page().unwrap() else { continue };
+        if page.sealed.is_some() || page.header.base != base {
+            continue;
+        }
+        let begin = Mark { length: HEADER_LEN as u64, ordinal: page.header.first_ordinal };
+        let framing = Framing::new(page.header.salt, base);
+        let mut scanner = Scanner::new(framing, begin, page.header.capacity, None);
+        while let Some(found) = scanner.next(|offset, buffer| file.read(offset, buffer)).unwrap() {
+            if let Found::Record(framed) = found
+                && let Record::Event(event) = record::decode(framed.payload).expect("a whole record can be read")
+            {
+                tokens.insert(event.item.to_string());
+            }
+        }
+    }
+    tokens
+}
+
+/// For a trace: what the segments on disk say of themselves.
+pub fn tell_segments(world: &World) {
+    let files = world.files(&data().join(layout::LOG));
+    for (path, bytes) in files.iter().filter_map(|path| Some((path, world.durable(path)?))) {
+        if let Ok(page) = HeaderPage::decode(&bytes) {
+            let ordinal = page.header.first_ordinal.cast_signed();
+            let marks = [page.committed, page.synced, page.sealed].map(|m| m.map(|m| (m.length, m.ordinal)));
+            eprintln!("-- {}: from {ordinal}, committed, synced, sealed {marks:?}, {:?}", path.display(), page.holes);
+        }
+    }
+}
+
 /// After a start every segment is sealed but the last, has the base that its name says, and a salt of its own.
 pub fn check_segments() {
     let log = data().join(layout::LOG);
-    let names = disk::list(&log).unwrap();
-    let bases: Vec<u64> = names.iter().filter_map(|name| layout::segment_base(name.to_str()?)).collect();
+    let bases = bases(&log).unwrap();
     let mut salts = BTreeSet::new();
     for (at, base) in bases.iter().enumerate() {
         let Ok(page) = SegmentFile::open(&log, *base).unwrap().page().unwrap() else {
@@ -121,18 +158,24 @@ pub fn rows(world: &World, out: &Path) -> Vec<Row> {
     rows
 }
 
-/// For each hour of `hourly`, and each group of it: events counted. And duplicates in all.
-pub fn hourly(world: &World, out: &Path) -> (BTreeMap<(String, String), i64>, i64) {
-    let (mut groups, mut duplicates) = (BTreeMap::new(), 0);
+/// Of an hour and item: how many events, and the sum of their values.
+pub type Counted = BTreeMap<(String, String), (i64, f64)>;
+
+/// For each hour of `hourly`, and each item of it, what is counted. And duplicates in all.
+pub fn hourly(world: &World, out: &Path) -> (Counted, i64) {
+    let (mut groups, mut duplicates) = (Counted::new(), 0);
     for (hour, batch) in parquet(world, &out.join(layout::HOURLY)) {
         let number =
             |name: &str, row: usize| batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().value(row);
         let items = batch.column_by_name("item").unwrap().as_string::<i32>().clone();
+        let sums = batch.column_by_name("value_sum").unwrap().as_primitive::<Float64Type>().clone();
         for row in 0..batch.num_rows() {
             let events = number("events", row) + number("bot_events", row);
             duplicates += number("duplicates", row);
             if events > 0 {
-                *groups.entry((hour.clone(), items.value(row).to_owned())).or_default() += events;
+                let counted = groups.entry((hour.clone(), items.value(row).to_owned())).or_insert((0, 0.0));
+                counted.0 += events;
+                counted.1 += if sums.is_valid(row) { sums.value(row) } else { 0.0 };
             }
         }
     }

@@ -16,6 +16,8 @@ pub struct Plan {
     pub machine: Machine,
     /// What may happen while nothing else is said.
     pub faults: Faults,
+    /// Of a hundred starts of a program, so many end early.
+    pub early_deaths: u32,
     /// Whether bits rot.
     pub rots: bool,
     pub segment_size: u64,
@@ -68,6 +70,7 @@ impl Plan {
             turn: often(80, &[2, 5, 20]),
             write_back: often(70, &[5, 20, 100]),
         };
+        let early_deaths = often(60, &[5, 20]);
         let mut weights = vec![
             (Action::Post, 20),
             (Action::Pixel, often(60, &[4, 10])),
@@ -93,6 +96,7 @@ impl Plan {
         Self {
             machine: Machine { disk_size: 4 << 20, journal, liar, now: START },
             faults,
+            early_deaths,
             rots,
             segment_size,
             sync_interval: Duration::from_millis(u64::from(*chance.pick(&[50_u32, 1000, 1000, 5000]))),
@@ -112,6 +116,7 @@ impl Plan {
             machine: Machine { disk_size: 4 << 20, journal, liar: None, now: START },
             faults: Faults::default(),
             rots: false,
+            early_deaths: 0,
             segment_size: 64 << 10,
             sync_interval: Duration::from_secs(1),
             retain: HOUR,
@@ -124,6 +129,12 @@ impl Plan {
     /// Whether what was synced stays, and nothing else is changed.
     pub fn is_honest(&self) -> bool {
         self.machine.liar.is_none() && !self.rots
+    }
+
+    /// Whether calls fail that a sound disk has no reason to fail.
+    pub fn has_errors(&self) -> bool {
+        let Faults { read_error, write_error, sync_error, .. } = self.faults;
+        read_error + write_error + sync_error > 0
     }
 
     /// What happens as the n-th thing.

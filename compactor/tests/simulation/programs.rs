@@ -37,11 +37,13 @@ pub fn out() -> &'static Path {
 pub struct Collector {
     pub log: LogByTurns,
     pub door: Door,
+    /// What it found when it was started.
+    pub recovered: Recovered,
     _lock: File,
 }
 
 impl Collector {
-    pub fn start(plan: &Plan) -> Result<(Self, Recovered), LogError> {
+    pub fn start(plan: &Plan) -> Result<Self, LogError> {
         storage::create_folder(data())?;
         let lock = storage::lock(&data().join("lock"))?.expect("the life before is over");
         let options = Options {
@@ -54,7 +56,7 @@ impl Collector {
         let (log, recovered) = LogByTurns::start(&options)?;
         let sites = watch::channel(Arc::new(Sites::load(&[], None).expect("no file is read"))).1;
         let door = Door::new(log.appender(), IdMaker::new().expect("chance"), sites);
-        Ok((Self { log, door, _lock: lock }, recovered))
+        Ok(Self { log, door, recovered, _lock: lock })
     }
 
     /// SIGTERM.

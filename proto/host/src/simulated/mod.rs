@@ -130,6 +130,8 @@ pub struct World {
     waiter: RefCell<Option<Box<dyn Fn()>>>,
     watch: RefCell<Option<Watch>>,
     disk: RefCell<Disk>,
+    /// What happens at a step that is still to come.
+    doom: Cell<Option<(u64, Death)>>,
     /// The process will die at its next step, and this write will have been cut short.
     cut_short: RefCell<Option<CutShort>>,
 }
@@ -200,6 +202,7 @@ impl World {
                 touched: BTreeMap::new(),
                 next_handle: 0,
             }),
+            doom: Cell::default(),
             cut_short: RefCell::default(),
             machine,
         })
@@ -262,6 +265,11 @@ impl World {
     /// A death that another process was in the middle of goes on with that.
     pub fn go_on_dying(death: Death) -> ! {
         resume_unwind(Box::new(death))
+    }
+
+    /// So many steps from now, this happens, if the process that is to be killed makes that step.
+    pub fn doom(&self, steps: usize, death: Death) {
+        self.doom.set(Some((self.steps.get() + steps as u64, death)));
     }
 
     /// The process may be started again.
@@ -489,10 +497,18 @@ impl World {
             Some(Fate::NoSpace) if NEED_SPACE.contains(&action) => return Err(io::ErrorKind::StorageFull.into()),
             Some(Fate::NoSpace) | None => {}
         }
-        if self.one_in(faults.kill) {
+        if let Some((_, death)) = self.doom.get().filter(|(step, _)| *step == self.steps.get()) {
+            self.doom.take();
+            if matches!(death, Death::PowerCut) || death == Death::Killed(process) {
+                self.die(death);
+            }
+        }
+        // between what is done and the sync that makes it last is where it hurts
+        let often = if action.starts_with("sync") || action == "renamed" { 3 } else { 1 };
+        if self.one_in(faults.kill.div_ceil(often)) {
             self.die(Death::Killed(process));
         }
-        if self.one_in(faults.power_cut) {
+        if self.one_in(faults.power_cut.div_ceil(often)) {
             self.die(Death::PowerCut);
         }
         Ok(())
