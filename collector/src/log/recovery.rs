@@ -109,14 +109,16 @@ fn tail(folder: &Path, bases: &[u64]) -> Result<Vec<Left>, LogError> {
     let mut tail = Vec::new();
     for &base in bases.iter().rev() {
         let path = folder.join(layout::segment(base));
-        match storage::size(&path) {
+        let opened = match storage::size(&path) {
             // an empty one cannot be mapped, and says nothing
             Ok(0) => continue,
+            size => size.and_then(|_| MappedFile::open(&path)),
+        };
+        let file = match opened {
             // the compactor has just released it
             Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => break,
-            size => size?,
+            opened => opened?,
         };
-        let file = MappedFile::open(&path)?;
         // also of a sealed one: the sync of its seal may be what failed
         file.read_from_disk()?;
         let page = header(&file, base)?;

@@ -10,7 +10,8 @@ use crate::plan::Plan;
 
 /// Lives as often as there are calls; in each life the next one has this fate. A panic names it.
 fn at_each_call(fate: Fate, journal: Journal) {
-    let live = |at| Life::run_as(Plan::short(journal), Chance::new(1), at);
+    let one_call_fails = matches!(fate, Fate::Error | Fate::NoSpace);
+    let live = |at| Life::run_as(Plan { one_call_fails, ..Plan::short(journal) }, Chance::new(1), at);
     let (undisturbed, _) = live(None);
     assert!(undisturbed.steps > 500 && undisturbed.released > 0, "too little happens: {undisturbed}");
     let next = AtomicU64::new(1);

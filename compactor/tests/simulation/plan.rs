@@ -18,6 +18,8 @@ pub struct Plan {
     pub faults: Faults,
     /// Of a hundred starts of a program, so many end early.
     pub early_deaths: u32,
+    /// Whether one call fails, chance apart.
+    pub one_call_fails: bool,
     /// Whether bits rot.
     pub rots: bool,
     pub segment_size: u64,
@@ -97,6 +99,7 @@ impl Plan {
             machine: Machine { disk_size: 4 << 20, journal, liar, now: START },
             faults,
             early_deaths,
+            one_call_fails: false,
             rots,
             segment_size,
             sync_interval: Duration::from_millis(u64::from(*chance.pick(&[50_u32, 1000, 1000, 5000]))),
@@ -117,6 +120,7 @@ impl Plan {
             faults: Faults::default(),
             rots: false,
             early_deaths: 0,
+            one_call_fails: false,
             segment_size: 64 << 10,
             sync_interval: Duration::from_secs(1),
             retain: HOUR,
@@ -134,7 +138,7 @@ impl Plan {
     /// Whether calls fail that a sound disk has no reason to fail.
     pub fn has_errors(&self) -> bool {
         let Faults { read_error, write_error, sync_error, .. } = self.faults;
-        read_error + write_error + sync_error > 0
+        self.one_call_fails || read_error + write_error + sync_error > 0
     }
 
     /// What happens as the n-th thing.
