@@ -142,7 +142,10 @@ impl Life {
             Action::Write => turn(Thread::Writer),
             Action::Sync => turn(Thread::Syncer),
             Action::Supply => turn(Thread::Supply),
-            Action::Compact => stage.compact(false),
+            Action::Compact => {
+                let is_once = stage.chance.borrow_mut().percent(25);
+                stage.compact(is_once)
+            }
             Action::Wait => self.wait(stage.chance.borrow_mut().below(3000) as u64),
             Action::WaitLong => self.wait(stage.chance.borrow_mut().below(7_200_000) as u64),
             Action::SetClock => self.set_clock(),
@@ -542,7 +545,11 @@ impl Stage {
         if self.is_traced
             && let Some(compaction) = compactor.compaction()
         {
-            eprintln!("-- the compactor has {:?}, {:?}", compaction.counts(), compaction.commit().map(|c| c.snapshot.place));
+            eprintln!(
+                "-- the compactor has {:?}, {:?}",
+                compaction.counts(),
+                compaction.commit().map(|c| c.snapshot.place)
+            );
         }
         let mut figures = self.figures.borrow_mut();
         match ended {
@@ -619,7 +626,11 @@ impl Stage {
     fn see_what_is_acknowledged(&self) {
         let (fresh, from) = self.oracle.borrow_mut().take_fresh();
         // what a collector that is gone has left is seen when the next one has recovered it
-        if fresh.is_empty() || self.collector().is_none() || !self.plan.is_honest() || self.chance.borrow_mut().percent(60) {
+        if fresh.is_empty()
+            || self.collector().is_none()
+            || !self.plan.is_honest()
+            || self.chance.borrow_mut().percent(60)
+        {
             return;
         }
         let mut there = outputs::log(from).tokens;
