@@ -229,3 +229,35 @@ fn write_sectors(page: &mut [u8], header: &Header) {
         page[at..at + SECTOR_LEN].copy_from_slice(&header.encode());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tallylight_proto::segment::FRAME_LEN;
+
+    #[test]
+    fn events_leave_room_for_the_ledger_and_nothing_goes_over_the_end() {
+        const CAPACITY: usize = 64 * 1024;
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = MappedFile::create(&folder.path().join("x.new"), CAPACITY as u64).expect("room");
+        let header = Header {
+            node: "n".into(),
+            base: 0,
+            capacity: CAPACITY as u64,
+            salt: 1,
+            first_ordinal: 0,
+            reserve: 0,
+            created_at: 0,
+        };
+        let mut active = Prepared::new(file, header).and_then(|new| new.begin(folder.path(), 0)).expect("room");
+        while active.has_room(1000) {
+            active.append(&[7; 1000]);
+        }
+        assert!(active.has_room_for_ledger(16 * 1024) && active.end().length > 16 * 1024);
+        let left = CAPACITY - usize::try_from(active.end().length).expect("small");
+        assert!(active.has_room_for_ledger(left - FRAME_LEN));
+        assert!(!active.has_room_for_ledger(left - FRAME_LEN + 1));
+        active.append(&vec![7; left - FRAME_LEN]);
+        assert!(!active.has_room_for_ledger(1) && !active.has_room(1));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use tallylight_proto::segment::{HEADER_LEN, MarkKind};
+use tallylight_proto::segment::{HEADER_LEN, Header, MarkKind, SECTOR_LEN, UNKNOWN_ORDINAL};
 
 use super::*;
 use crate::testlog::{self, START, TestLog, event};
@@ -112,4 +112,32 @@ fn an_unreadable_segment_is_counted_by_its_neighbours() {
     assert_eq!(records, 4);
     assert_eq!(lost.iter().map(|lost| (lost.base, lost.records)).collect::<Vec<_>>(), [(bad.1, 6)]);
     assert!(matches!(lost[0].cause, Cause::Header(_)));
+}
+
+#[test]
+fn what_the_end_of_an_unsealed_segment_has_lost_is_counted_by_its_marks() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.events([&event(1, 0), &event(2, 0)]);
+    let whole = log.mark();
+    log.events([&event(3, 0), &event(4, 0)]);
+    let end = log.mark();
+    log.commit_only();
+    // a power cut took the last two records, and of the next segment all but that it was prepared
+    log.patch(whole.length, &vec![0; usize::try_from(end.length - whole.length).unwrap()]);
+    log.begin_next(START);
+    log.commit();
+    let page = SegmentFile::open(&folder.path().join(layout::LOG), log.base()).unwrap().page().unwrap().unwrap();
+    let prepared = Header { first_ordinal: UNKNOWN_ORDINAL, ..page.header }.encode();
+    let mut file = vec![0; 1 << 20];
+    for at in [0, SECTOR_LEN] {
+        file[at..at + SECTOR_LEN].copy_from_slice(&prepared);
+    }
+    std::fs::write(log.path(), file).unwrap();
+
+    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+    let (records, lost) = read(&mut reader).unwrap();
+    assert_eq!((records, lost.len()), (3, 1), "a ledger and two events: {lost:?}");
+    assert_eq!((lost[0].cause, lost[0].records), (Cause::Torn, 2));
+    assert_eq!(reader.place().unwrap().0.ordinal, Some(end.ordinal), "as the collector will go on");
 }

@@ -9,7 +9,7 @@ which are arguments for `cargo test`; without them those of DEFAULTS. Mutants of
 could be seen, as their `why` argues: they are checked for rot, and not run.
 
 The committed tree is copied to SCRATCH, whose target folder stays, so that builds are incremental. ONLY is the name
-of a list or a mutant, or the beginning of some. Ends with 1 if one survives, does not build, or the tests fail without any.
+of a list or a mutant, or the beginning of some. SEEDS is how many the simulation tries. Ends with 1 if one survives, does not build, or the tests fail without any.
 """
 
 import io
@@ -73,6 +73,7 @@ def cargo(arguments, *more):
         **os.environ,
         "CARGO_TARGET_DIR": str(SCRATCH / "target"),
         "CARGO_PROFILE_DEV_DEBUG": "false",
+        "SEEDS": os.environ.get("SEEDS", "1000"),
         "MOST_FAILURES": "1",
     }
     command = ["cargo", "test", *arguments.split(), *more]

@@ -148,7 +148,10 @@ impl Life {
             Action::Write => turn(Thread::Writer),
             Action::Sync => turn(Thread::Syncer),
             Action::Supply => turn(Thread::Supply),
-            Action::Compact => stage.compact(false),
+            Action::Compact => {
+                let is_once = stage.chance.borrow_mut().percent(25);
+                stage.compact(is_once)
+            }
             Action::Wait => self.wait(stage.chance.borrow_mut().below(3000) as u64),
             Action::WaitLong => self.wait(stage.chance.borrow_mut().below(7_200_000) as u64),
             Action::SetClock => self.set_clock(),
@@ -366,6 +369,7 @@ impl Life {
             });
             match started {
                 Ok(Ok(collector)) => {
+                    stage.world.set_faults(faults);
                     stage.figures.borrow_mut().torn += collector.recovered.torn;
                     stage.goes_on(&collector.recovered);
                     return stage.check(&whole);

@@ -72,7 +72,7 @@ impl Plan {
             turn: often(80, &[2, 5, 20]),
             write_back: often(70, &[5, 20, 100]),
         };
-        let early_deaths = often(60, &[5, 20]);
+        let early_deaths = often(30, &[3, 10]);
         let mut weights = vec![
             (Action::Post, 20),
             (Action::Pixel, often(60, &[4, 10])),

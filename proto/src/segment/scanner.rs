@@ -178,6 +178,7 @@ mod tests {
         for payload in payloads {
             let mut framed = vec![0xff; framed_len(payload.len())];
             framing.write(&mut framed, mark.length, mark.ordinal, payload);
+            assert!(framed[FRAME_LEN + payload.len()..].iter().all(|byte| *byte == 0), "padding is zeros");
             bytes.extend_from_slice(&framed);
             mark = Mark { length: bytes.len() as u64, ordinal: mark.ordinal + 1 };
         }
@@ -270,6 +271,19 @@ mod tests {
             let (records, _) = scan(2, &recycled, old.len() as u64, None);
             assert_eq!(records, (10..10 + whole as u64).collect::<Vec<_>>(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_record_is_one_in_its_place_only() {
+        let (bytes, end) = segment(1, &vec![vec![7; 32]; 3]);
+        let mut moved = bytes.clone();
+        moved.copy_within(HEADER_LEN..HEADER_LEN + framed_len(32), HEADER_LEN + framed_len(32));
+        let (records, gaps) = scan(1, &moved, end.length, Some(end.ordinal));
+        assert_eq!((records, gaps.len()), (vec![10, 12], 1));
+        // nor is it one of another segment, should that have the same salt
+        let mut scanner = Scanner::new(Framing::new(1, 2 * BASE), START, end.length, Some(end.ordinal));
+        let found = scanner.next(read_from(&bytes));
+        assert_eq!(found, Ok(Some(Found::Gap(Gap { from: START.length, to: end.length, records: Some(3) }))));
     }
 
     #[test]

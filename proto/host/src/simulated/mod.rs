@@ -504,7 +504,7 @@ impl World {
             }
         }
         // between what is done and the sync that makes it last is where it hurts
-        let often = if action.starts_with("sync") || action == "renamed" { 3 } else { 1 };
+        let often = if action.starts_with("sync") || action == "renamed" { 2 } else { 1 };
         if self.one_in(faults.kill.div_ceil(often)) {
             self.die(Death::Killed(process));
         }
