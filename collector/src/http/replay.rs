@@ -2,9 +2,9 @@
 //! its reader's turns short.
 //!
 //! The rule kept here: a peer that always has more to read costs the others its turn and no more. A read that takes as much
-//! as may be read at a time is the last one of a turn; a request that came together with the one before it waits for the
-//! next turn ([`Turn::end_if_used`]). What keeps a thread busy is read somewhere, so it is here, too, that the door is asked to
-//! send what waits although the thread never parks.
+//! as may be read at a time is the last one of a turn; what follows it, and a request that came together with the one before
+//! it ([`Turn::end_if_used`]), pass the worker's turnstile. What keeps a thread busy is read somewhere, so it is here, too,
+//! that the door is asked to send what waits although the thread never parks.
 
 use std::cell::Cell;
 use std::io;
@@ -15,9 +15,9 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
-use tokio::task::yield_now;
 
 use crate::door::Door;
+use crate::turnstile::{Ticket, Turnstile};
 
 /// A connection's turn on its thread: one read, one request.
 pub(super) struct Turn {
@@ -26,11 +26,12 @@ pub(super) struct Turn {
     /// The requests of HTTP/2, which come all at once, stand in line.
     line: Semaphore,
     door: Rc<Door>,
+    turnstile: Rc<Turnstile>,
 }
 
 impl Turn {
-    pub(super) fn new(door: Rc<Door>) -> Self {
-        Self { is_new: Cell::new(true), line: Semaphore::new(1), door }
+    pub(super) fn new(door: Rc<Door>, turnstile: Rc<Turnstile>) -> Self {
+        Self { is_new: Cell::new(true), line: Semaphore::new(1), door, turnstile }
     }
 
     fn begin(&self) {
@@ -42,7 +43,7 @@ impl Turn {
     pub(super) async fn end_if_used(&self) {
         let _first = self.line.acquire().await.expect("never closed");
         if !self.is_new.replace(false) {
-            yield_now().await;
+            self.turnstile.pass().await;
             self.door.flush_if_due();
         }
     }
@@ -56,42 +57,46 @@ pub(super) struct Replay<S> {
     turn: Rc<Turn>,
     /// Bytes that are read at a time, at most.
     at_once: usize,
-    /// The last read took as much as it might.
-    is_used_up: bool,
+    /// The last read took as much as it might: for the next one it waits here.
+    waits: Option<Ticket>,
 }
 
 impl<S> Replay<S> {
     pub(super) fn new(seen: Bytes, stream: S, turn: Rc<Turn>, at_once: usize) -> Self {
-        Self { seen, stream, turn, at_once, is_used_up: false }
+        Self { seen, stream, turn, at_once, waits: None }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.seen.is_empty() {
-            if std::mem::take(&mut self.is_used_up) {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            if self.at_once < buf.remaining() {
-                let mut part = ReadBuf::new(buf.initialize_unfilled_to(self.at_once));
-                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
-                self.is_used_up = part.remaining() == 0;
-                let len = part.filled().len();
-                buf.advance(len);
-            } else {
-                ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-                self.is_used_up = buf.remaining() == 0;
-            }
-            self.turn.begin();
-            return Poll::Ready(Ok(()));
+        if let Some(ticket) = &self.waits {
+            ready!(ticket.poll_called(cx));
+            self.waits = None;
         }
-        let len = self.seen.len().min(buf.remaining());
-        buf.put_slice(&self.seen[..len]);
-        self.seen.advance(len);
-        if self.seen.is_empty() {
-            self.seen = Bytes::new();
+        let room = self.at_once.min(buf.remaining());
+        let len = if !self.seen.is_empty() {
+            let len = self.seen.len().min(room);
+            buf.put_slice(&self.seen[..len]);
+            self.seen.advance(len);
+            if self.seen.is_empty() {
+                self.seen = Bytes::new();
+            }
+            len
+        } else if room < buf.remaining() {
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+            let len = part.filled().len();
+            buf.advance(len);
+            len
+        } else {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            buf.filled().len() - before
+        };
+        if len == room {
+            self.waits = Some(self.turn.turnstile.queue());
         }
+        self.turn.begin();
         Poll::Ready(Ok(()))
     }
 }
@@ -139,7 +144,8 @@ mod tests {
     fn turn() -> (Rc<Turn>, crossbeam_channel::Receiver<Batch>) {
         let (appender, batches) = Appender::to_nobody(1);
         let (_, sites) = watch::channel(Arc::default());
-        (Rc::new(Turn::new(Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)))), batches)
+        let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
+        (Rc::new(Turn::new(door, Rc::default())), batches)
     }
 
     #[tokio::test]
