@@ -26,7 +26,7 @@ struct Place {
     is_called: Cell<bool>,
     /// Whoever had it does not wait any longer.
     is_left: Cell<bool>,
-    waker: Cell<Option<Waker>>,
+    waker: RefCell<Option<Waker>>,
 }
 
 /// Stands in the line until it is called, or dropped.
@@ -56,7 +56,7 @@ impl Turnstile {
                 continue;
             }
             place.is_called.set(true);
-            if let Some(waker) = place.waker.take() {
+            if let Some(waker) = place.waker.borrow_mut().take() {
                 waker.wake();
             }
             return true;
@@ -81,7 +81,7 @@ impl Ticket {
         if self.0.is_called.get() {
             return Poll::Ready(());
         }
-        self.0.waker.set(Some(cx.waker().clone()));
+        self.0.waker.replace(Some(cx.waker().clone()));
         Poll::Pending
     }
 }

@@ -28,6 +28,7 @@ use crate::log::{Appender, Status};
 use crate::phase::{Phase, Watch};
 use crate::sites::Sites;
 use crate::stats::WorkerStats;
+use crate::turnstile::Turnstile;
 use crate::udp::{Admission, Receiver, UdpFront};
 use crate::watched::Watched;
 
@@ -35,8 +36,6 @@ use crate::watched::Watched;
 /// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of a thousand events, and all who
 /// wait for theirs wait for as many of those.
 const TASKS_A_LOOK: u32 = 8;
-/// Connections that are accepted in one turn, before those that are there have theirs.
-const ACCEPTS_A_TURN: u32 = 8;
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A batch that found the channel full is tried again after this long, if nothing comes in before.
@@ -110,12 +109,15 @@ impl Worker {
                 options: self.options,
                 redirect_keys: Watched::new(self.redirect_keys),
                 rate_limit: self.rate_limit,
+                turnstile: Rc::new(Turnstile::default()),
                 door: Rc::clone(&door),
                 stats: self.stats,
                 phase: Watch::new(phase),
                 accepting: Cell::new(self.listeners.len() + self.udp.len()),
                 ended: Notify::new(),
             });
+            let turnstile = Rc::clone(&shared.turnstile);
+            spawn_local(async move { turnstile.run().await });
             for listener in self.listeners {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a bound socket can be watched");
                 let acceptor = Acceptor {
@@ -194,7 +196,6 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self, listener: tokio::net::TcpListener) {
         let draining = self.shared.phase.clone();
-        let mut accepts = 0_u32;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -203,18 +204,13 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let Some(admitted) = self.admit(&stream, peer) else {
-                        drop(stream);
-                        yield_now().await;
-                        continue;
-                    };
-                    // accepted first, so that no worker keeps a slot for a connection that another one will get
-                    let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
-                    self.serve(stream, peer, admitted, slot);
-                    accepts = accepts.wrapping_add(1);
-                    if accepts.is_multiple_of(ACCEPTS_A_TURN) {
-                        yield_now().await;
+                    if let Some(admitted) = self.admit(&stream, peer) {
+                        // accepted first, so that no worker keeps a slot for a connection that another one will get
+                        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
+                        self.serve(stream, peer, admitted, slot);
                     }
+                    // one between two looks at the sockets: those that are there go on, however many come
+                    yield_now().await;
                 }
                 Err(error) => self.failed(&error).await,
             }

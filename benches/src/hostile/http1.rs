@@ -18,6 +18,13 @@ const IDLE: usize = 20_000;
 const PAUSE: Duration = Duration::from_millis(20);
 const POST: &str = "POST /api/beacon HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n";
 
+/// Does nothing, as fast as it can.
+pub fn spin(ground: &Ground) {
+    while !ground.is_over() {
+        std::hint::spin_loop();
+    }
+}
+
 /// A head that comes byte by byte, one a second.
 pub fn slow_heads(ground: &Ground) {
     drip(ground, b"GET /api/beacon?event=");

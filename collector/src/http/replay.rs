@@ -131,6 +131,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
 mod tests {
     use std::future::poll_fn;
     use std::sync::Arc;
+    use std::task::Waker;
     use std::thread;
     use std::time::Duration;
 
@@ -148,17 +149,36 @@ mod tests {
         (Rc::new(Turn::new(door, Rc::default())), batches)
     }
 
+    /// Polls until it is ready, calling at the turnstile before each further time. Also gives how many times that was.
+    async fn poll_calling<T>(turn: &Turn, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> (T, usize) {
+        let mut polls = 0;
+        poll_fn(|cx| {
+            loop {
+                polls += 1;
+                if let Poll::Ready(value) = poll(cx) {
+                    return Poll::Ready((value, polls));
+                }
+                assert!(turn.turnstile.call(), "it waits for nothing");
+            }
+        })
+        .await
+    }
+
     #[tokio::test]
     async fn what_was_seen_comes_first_whatever_the_buffer() {
         for (size, at_once) in (1..8).flat_map(|size| [(size, 1), (size, 3), (size, usize::MAX)]) {
-            let mut stream = Replay::new(Bytes::from_static(b"abc"), &b"defg"[..], turn().0, at_once);
+            let turn = turn().0;
+            let mut stream = Replay::new(Bytes::from_static(b"abc"), &b"defg"[..], Rc::clone(&turn), at_once);
             let mut all = Vec::new();
-            let mut buffer = vec![0; size];
             loop {
-                match stream.read(&mut buffer).await.unwrap() {
-                    0 => break,
-                    len => all.extend_from_slice(&buffer[..len]),
+                let mut bytes = vec![0; size];
+                let mut buffer = ReadBuf::new(&mut bytes);
+                let (read, _) = poll_calling(&turn, |cx| Pin::new(&mut stream).poll_read(cx, &mut buffer)).await;
+                read.unwrap();
+                if buffer.filled().is_empty() {
+                    break;
                 }
+                all.extend_from_slice(buffer.filled());
             }
             assert_eq!(all, b"abcdefg");
         }
@@ -166,44 +186,63 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_always_has_more_waits_for_the_next_turn() {
-        let mut stream = Replay::new(Bytes::new(), tokio::io::repeat(b'a'), turn().0, 10);
-        let mut read = |cx: &mut Context<'_>| {
-            let mut bytes = [0; 100];
-            let mut buffer = ReadBuf::new(&mut bytes);
-            Pin::new(&mut stream).poll_read(cx, &mut buffer).map(|_| buffer.filled().len())
-        };
-        let mut turns = Vec::new();
-        // each turn ends with a wake: without one this would never end
-        poll_fn(|cx| {
-            let mut taken = 0;
-            while let Poll::Ready(len) = read(cx) {
-                taken += len;
+        for (seen, expected) in [(0, [10; 5]), (25, [10, 10, 15, 10, 10])] {
+            let seen = Bytes::from(vec![b'a'; seen]);
+            let turn = turn().0;
+            let mut stream = Replay::new(seen, tokio::io::repeat(b'a'), Rc::clone(&turn), 10);
+            let mut turns = Vec::new();
+            let mut cx = Context::from_waker(Waker::noop());
+            for _ in 0..5 {
+                let mut taken = 0;
+                loop {
+                    let mut bytes = [0; 100];
+                    let mut buffer = ReadBuf::new(&mut bytes);
+                    if Pin::new(&mut stream).poll_read(&mut cx, &mut buffer).is_pending() {
+                        break;
+                    }
+                    taken += buffer.filled().len();
+                }
+                turns.push(taken);
+                assert!(turn.turnstile.call() && !turn.turnstile.call(), "it stands there once");
             }
-            turns.push(taken);
-            if turns.len() < 3 { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
-        assert_eq!(turns, [10, 10, 10]);
+            assert_eq!(turns, expected);
+        }
     }
 
     #[tokio::test]
     async fn a_request_that_came_with_the_one_before_it_waits_for_the_next_turn() {
         let (turn, _batches) = turn();
         let polls = async |turn: &Turn| {
-            let mut polls = 0;
             let mut end = std::pin::pin!(turn.end_if_used());
-            poll_fn(|cx| {
-                polls += 1;
-                end.as_mut().poll(cx)
-            })
-            .await;
-            polls
+            poll_calling(turn, |cx| end.as_mut().poll(cx)).await.1
         };
         assert_eq!(polls(&turn).await, 1, "the first one");
         assert_eq!([polls(&turn).await, polls(&turn).await], [2, 2]);
         let mut stream = Replay::new(Bytes::new(), &b"more"[..], Rc::clone(&turn), usize::MAX);
         stream.read_u8().await.unwrap();
+        drop(stream);
         assert_eq!(polls(&turn).await, 1, "it was read since");
+    }
+
+    #[tokio::test]
+    async fn requests_of_one_connection_stand_in_line_together_and_those_of_another_do_not_wait_for_them_all() {
+        let (one, _batches) = turn();
+        let other = Turn::new(Rc::clone(&one.door), Rc::clone(&one.turnstile));
+        let mut cx = Context::from_waker(Waker::noop());
+        one.end_if_used().await;
+        other.end_if_used().await;
+        let mut many: Vec<_> = (0..100).map(|_| Box::pin(one.end_if_used())).collect();
+        let mut last = Box::pin(other.end_if_used());
+        // how many of the hundred still wait, and whether the other one does
+        let mut waiting = || {
+            many.retain_mut(|end| end.as_mut().poll(&mut cx).is_pending());
+            (many.len(), last.as_mut().poll(&mut cx).is_pending())
+        };
+        assert_eq!(waiting(), (100, true));
+        assert!(one.turnstile.call());
+        assert_eq!(waiting(), (99, true));
+        assert!(one.turnstile.call());
+        assert_eq!(waiting(), (99, false), "only one of the hundred was before it");
     }
 
     #[tokio::test]

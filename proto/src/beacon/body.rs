@@ -112,8 +112,11 @@ enum Rest<'a> {
     Ping,
     Query,
     Array(std::vec::IntoIter<&'a RawValue>),
-    Lines(Enumerate<Split<'a, u8, fn(&u8) -> bool>>),
+    Lines(Lines<'a>),
 }
+
+/// Lines, with where they stand.
+type Lines<'a> = Enumerate<Split<'a, u8, fn(&u8) -> bool>>;
 
 /// How much is judged at a time: until one of them is reached.
 #[derive(Clone, Copy, Debug)]
@@ -303,7 +306,7 @@ fn array(bytes: &[u8]) -> Result<Vec<&RawValue>, Detail> {
 }
 
 /// All lines, with where they stand.
-fn lines_of(bytes: &[u8]) -> Enumerate<Split<'_, u8, fn(&u8) -> bool>> {
+fn lines_of(bytes: &[u8]) -> Lines<'_> {
     let is_end: fn(&u8) -> bool = |byte| *byte == b'\n';
     bytes.split(is_end).enumerate()
 }
