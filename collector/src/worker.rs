@@ -161,7 +161,7 @@ async fn stay(shared: &Shared, mut phase: watch::Receiver<Phase>, set_phase: &wa
     let is_quiet = || shared.accepting.get() == 0 && shared.stats.opened.get() == shared.stats.closed.get();
     loop {
         let now = *phase.borrow_and_update();
-        set_phase.send_replace(now);
+        pass_on(set_phase, now);
         match now {
             Phase::Closed => break,
             Phase::Draining if is_quiet() => break,
@@ -183,6 +183,11 @@ async fn stay(shared: &Shared, mut phase: watch::Receiver<Phase>, set_phase: &wa
     };
     // what has not ended by now is dropped
     let _ = tokio::time::timeout(FAREWELL, all_ended).await;
+}
+
+/// Wakes all connections, so only if there is something to tell: there may be tens of thousands that are silent.
+fn pass_on(set_phase: &watch::Sender<Phase>, now: Phase) {
+    set_phase.send_if_modified(|phase| std::mem::replace(phase, now) != now);
 }
 
 /// Accepts on one socket.
@@ -280,5 +285,22 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.shared.stats.closed.add(1);
         self.shared.ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_woken_when_the_phase_changes_and_not_at_each_tick() {
+        let (set_phase, mut phase) = watch::channel(Phase::Serving);
+        let told = [Phase::Serving, Phase::Serving, Phase::Draining, Phase::Draining, Phase::Closed].map(|now| {
+            pass_on(&set_phase, now);
+            let told = phase.has_changed().unwrap();
+            assert_eq!(*phase.borrow_and_update(), now);
+            told
+        });
+        assert_eq!(told, [false, false, true, false, true]);
     }
 }

@@ -12,7 +12,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::replay::{Replay, Turn};
@@ -135,22 +134,21 @@ async fn serve_http1(shared: Rc<Shared>, io: Io, peer: SocketAddr, turn: Rc<Turn
 async fn serve_http2(shared: Rc<Shared>, io: Io, peer: SocketAddr, turn: Rc<Turn>) -> Result<(), hyper::Error> {
     let options = &shared.options;
     let activity = Rc::new(Activity { in_flight: Cell::new(0), last: Cell::new(Instant::now()) });
-    let room = Arc::new(Semaphore::new(UNTAKEN));
+    let room = Rc::<Room>::default();
     let service = service_fn(|request| {
         let activity = Rc::clone(&activity);
-        let room = Arc::clone(&room);
+        let room = Rc::clone(&room);
         let answer = answer(Rc::clone(&shared), peer.ip(), request);
         // boxed: an answer that its peer does not take waits without what it took to make it, of which there may be 100
         let turn = Rc::clone(&turn);
         Box::pin(async move {
-            drop(room.acquire().await.expect("never closed"));
+            turn.end_if_used().await;
+            let mut place = room.enter().await;
             // not before: a peer that takes nothing is idle, however much it asks for
             let busy = Busy::new(activity);
-            turn.end_if_used().await;
             let response = answer.await;
             drop(busy);
-            // none left: others were made at the same time
-            let place = room.try_acquire_owned().ok();
+            place.fill();
             Ok::<_, Infallible>(response.map(|body| Untaken { body, _place: place }))
         })
     });
@@ -201,10 +199,49 @@ impl Activity {
     }
 }
 
+/// Room for the answers that an HTTP/2 connection's peer has yet to take. Those that wait for a body or for the log take none.
+#[derive(Default)]
+struct Room {
+    untaken: Cell<usize>,
+    freed: Notify,
+}
+
+impl Room {
+    /// Returns when another answer may be made.
+    async fn enter(self: &Rc<Self>) -> Place {
+        while self.untaken.get() >= UNTAKEN {
+            self.freed.notified().await;
+        }
+        Place { room: Rc::clone(self), is_filled: false }
+    }
+}
+
+/// Room for one answer.
+struct Place {
+    room: Rc<Room>,
+    is_filled: bool,
+}
+
+impl Place {
+    /// The answer is made.
+    fn fill(&mut self) {
+        self.is_filled = true;
+        self.room.untaken.set(self.room.untaken.get() + 1);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.untaken.set(self.room.untaken.get() - usize::from(self.is_filled));
+        // whoever was let in lets in the next one, answered or not
+        self.room.freed.notify_one();
+    }
+}
+
 /// The body of an answer, until its peer has taken it.
 struct Untaken {
     body: Full<Bytes>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Place,
 }
 
 impl Body for Untaken {
