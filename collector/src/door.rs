@@ -5,7 +5,7 @@
 //! is an outcome, too.
 //!
 //! There is one door a worker. It gathers what comes in until the worker goes idle ([`Door::flush`], called
-//! when the thread parks), the batch is large, or a millisecond has passed: so the channel costs something a
+//! when the thread parks), the batch is large, or a quarter of a millisecond has passed: so the channel costs something a
 //! batch, not an event, and a pixel is answered before its event is on the way.
 
 use std::cell::{Cell, RefCell};
@@ -31,7 +31,7 @@ const BODY_RECORDS: usize = 4 * 1024 * 1024;
 /// What is judged of a large body at a time: some 50 µs.
 const PIECE: Piece = Piece { events: 32, bytes: 8 * 1024 };
 /// A batch of this age is sent with the next event, however busy the worker is.
-const BATCH_AGE: Duration = Duration::from_millis(1);
+const BATCH_AGE: Duration = Duration::from_micros(250);
 
 /// Where a sender learns that its events are where it wants them, or that they could not be taken. Closed
 /// without a word if the log has failed.

@@ -110,14 +110,16 @@ impl Worker {
                 redirect_keys: Watched::new(self.redirect_keys),
                 rate_limit: self.rate_limit,
                 turnstile: Rc::new(Turnstile::default()),
+                leaving: Rc::new(Turnstile::default()),
                 door: Rc::clone(&door),
                 stats: self.stats,
                 phase: Watch::new(phase),
                 accepting: Cell::new(self.listeners.len() + self.udp.len()),
                 ended: Notify::new(),
             });
-            let turnstile = Rc::clone(&shared.turnstile);
-            spawn_local(async move { turnstile.run().await });
+            for turnstile in [&shared.turnstile, &shared.leaving].map(Rc::clone) {
+                spawn_local(async move { turnstile.run().await });
+            }
             for listener in self.listeners {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a bound socket can be watched");
                 let acceptor = Acceptor {

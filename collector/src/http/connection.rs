@@ -57,8 +57,12 @@ pub async fn serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) {
 }
 
 async fn try_serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) -> Result<(), hyper::Error> {
-    let Ok(Some((is_http2, seen))) = sniff(&shared, &stream).await else { return Ok(()) };
-    let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile)));
+    let Ok(Some((is_http2, seen))) = sniff(&shared, &stream).await else {
+        // before it is dropped
+        shared.leaving.pass().await;
+        return Ok(());
+    };
+    let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile), Rc::clone(&shared.leaving)));
     let at_once = if is_http2 { HTTP2_READ } else { usize::MAX };
     let io = TokioIo::new(Replay::new(seen, stream, Rc::clone(&turn), at_once));
     if is_http2 { serve_http2(shared, io, peer, turn).await } else { serve_http1(shared, io, peer, turn).await }

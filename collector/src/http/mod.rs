@@ -82,6 +82,8 @@ pub struct Shared {
     pub rate_limit: Option<Arc<RateLimit>>,
     /// Where what is more than a connection's turn waits for another one.
     pub turnstile: Rc<Turnstile>,
+    /// Where connections that end wait for that.
+    pub leaving: Rc<Turnstile>,
     /// The worker's door.
     pub door: Rc<Door>,
     /// What the worker counts.

@@ -3,7 +3,8 @@
 //!
 //! The rule kept here: a peer that always has more to read costs the others its turn and no more. A read that takes as much
 //! as may be read at a time is the last one of a turn; what follows it, and a request that came together with the one before
-//! it ([`Turn::end_if_used`]), pass the worker's turnstile. What keeps a thread busy is read somewhere, so it is here, too,
+//! it ([`Turn::end_if_used`]), pass the worker's turnstile. The end of a connection, which takes longer than most
+//! requests, passes another one: thousands may end at once, and as many as are let in must be let out. What keeps a thread busy is read somewhere, so it is here, too,
 //! that the door is asked to send what waits although the thread never parks.
 
 use std::cell::Cell;
@@ -27,11 +28,12 @@ pub(super) struct Turn {
     line: Semaphore,
     door: Rc<Door>,
     turnstile: Rc<Turnstile>,
+    leaving: Rc<Turnstile>,
 }
 
 impl Turn {
-    pub(super) fn new(door: Rc<Door>, turnstile: Rc<Turnstile>) -> Self {
-        Self { is_new: Cell::new(true), line: Semaphore::new(1), door, turnstile }
+    pub(super) fn new(door: Rc<Door>, turnstile: Rc<Turnstile>, leaving: Rc<Turnstile>) -> Self {
+        Self { is_new: Cell::new(true), line: Semaphore::new(1), door, turnstile, leaving }
     }
 
     fn begin(&self) {
@@ -59,11 +61,13 @@ pub(super) struct Replay<S> {
     at_once: usize,
     /// The last read took as much as it might: for the next one it waits here.
     waits: Option<Ticket>,
+    /// How the stream ended, which is not said before it is called.
+    end: Option<(Ticket, io::Result<()>)>,
 }
 
 impl<S> Replay<S> {
     pub(super) fn new(seen: Bytes, stream: S, turn: Rc<Turn>, at_once: usize) -> Self {
-        Self { seen, stream, turn, at_once, waits: None }
+        Self { seen, stream, turn, at_once, waits: None, end: None }
     }
 }
 
@@ -72,6 +76,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
         if let Some(ticket) = &self.waits {
             ready!(ticket.poll_called(cx));
             self.waits = None;
+        }
+        if let Some((ticket, _)) = &self.end {
+            ready!(ticket.poll_called(cx));
+            return Poll::Ready(self.end.take().map_or(Ok(()), |(_, end)| end));
         }
         let room = self.at_once.min(buf.remaining());
         let len = if !self.seen.is_empty() {
@@ -82,16 +90,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
                 self.seen = Bytes::new();
             }
             len
-        } else if room < buf.remaining() {
+        } else {
             let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part));
             let len = part.filled().len();
+            if read.is_err() || (len == 0 && room > 0) {
+                let ticket = self.turn.leaving.queue();
+                // the ticket wakes whoever waits
+                let called = ticket.poll_called(cx);
+                self.end = Some((ticket, read));
+                ready!(called);
+            }
             buf.advance(len);
             len
-        } else {
-            let before = buf.filled().len();
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-            buf.filled().len() - before
         };
         if len == room {
             self.waits = Some(self.turn.turnstile.queue());
@@ -146,7 +157,7 @@ mod tests {
         let (appender, batches) = Appender::to_nobody(1);
         let (_, sites) = watch::channel(Arc::default());
         let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
-        (Rc::new(Turn::new(door, Rc::default())), batches)
+        (Rc::new(Turn::new(door, Rc::default(), Rc::default())), batches)
     }
 
     /// Polls until it is ready, calling at the turnstile before each further time. Also gives how many times that was.
@@ -158,7 +169,7 @@ mod tests {
                 if let Poll::Ready(value) = poll(cx) {
                     return Poll::Ready((value, polls));
                 }
-                assert!(turn.turnstile.call(), "it waits for nothing");
+                assert!(turn.turnstile.call() || turn.leaving.call(), "it waits for nothing");
             }
         })
         .await
@@ -210,6 +221,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_connections_that_end_together_one_is_let_out_at_a_time() {
+        let one = turn().0;
+        let mut ends: Vec<_> = (0..100)
+            .map(|_| {
+                let turn = Turn::new(Rc::clone(&one.door), Rc::default(), Rc::clone(&one.leaving));
+                Replay::new(Bytes::new(), tokio::io::empty(), Rc::new(turn), usize::MAX)
+            })
+            .collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut waiting = || {
+            ends.retain_mut(|end| Pin::new(end).poll_read(&mut cx, &mut ReadBuf::new(&mut [0; 10])).is_pending());
+            ends.len()
+        };
+        assert_eq!(waiting(), 100);
+        for left in (0..100).rev() {
+            assert!(one.leaving.call());
+            assert_eq!(waiting(), left);
+        }
+    }
+
+    #[tokio::test]
     async fn a_request_that_came_with_the_one_before_it_waits_for_the_next_turn() {
         let (turn, _batches) = turn();
         let polls = async |turn: &Turn| {
@@ -227,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn requests_of_one_connection_stand_in_line_together_and_those_of_another_do_not_wait_for_them_all() {
         let (one, _batches) = turn();
-        let other = Turn::new(Rc::clone(&one.door), Rc::clone(&one.turnstile));
+        let other = Turn::new(Rc::clone(&one.door), Rc::clone(&one.turnstile), Rc::default());
         let mut cx = Context::from_waker(Waker::noop());
         one.end_if_used().await;
         other.end_if_used().await;
@@ -249,7 +281,7 @@ mod tests {
     async fn a_thread_that_is_kept_busy_sends_what_waits() {
         let (turn, batches) = turn();
         turn.door.refuse(tallylight_proto::Front::Http1, Refusal::Type);
-        // a batch is sent when it is a millisecond old
+        // longer than a batch may be kept
         thread::sleep(Duration::from_millis(2));
         assert!(batches.is_empty());
         let mut stream = Replay::new(Bytes::new(), &b"more"[..], turn, usize::MAX);
