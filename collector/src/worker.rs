@@ -33,8 +33,8 @@ use crate::udp::{Admission, Receiver, UdpFront};
 use crate::watched::Watched;
 
 /// Tasks that are run between two looks at the sockets, and between two at what the log's writer has told. tokio's own
-/// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of a thousand events, and all who
-/// wait for theirs wait for as many of those.
+/// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of 32 events or a piece of one, and all
+/// who wait for theirs wait for as many of those.
 const TASKS_A_LOOK: u32 = 8;
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -73,7 +73,7 @@ pub struct Worker {
     pub slots: Arc<Semaphore>,
     /// How many one peer may have, of all workers.
     pub peer_limit: Option<Arc<ConnectionLimit>>,
-    /// How many events one peer may send, to all workers.
+    /// How many tokens one peer may use up, of all workers.
     pub rate_limit: Option<Arc<RateLimit>>,
     /// What it counts.
     pub stats: Arc<WorkerStats>,
@@ -293,6 +293,56 @@ impl Drop for Open {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Peers;
+    use crate::settings::IpMode;
+
+    #[test]
+    fn one_connection_is_accepted_between_two_looks_at_the_sockets_however_many_wait() {
+        const WAITING: u64 = 50;
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let (appender, _batches) = Appender::to_nobody(1);
+            let (_sites, sites) = watch::channel(Arc::default());
+            let (_keys, redirect_keys) = watch::channel(Arc::default());
+            let (_phase, phase) = watch::channel(Phase::Serving);
+            let shared = Rc::new(Shared {
+                options: Options {
+                    peers: Peers::new(Vec::new(), IpMode::Keep),
+                    demo: false,
+                    max_header: 0,
+                    max_body: 0,
+                    idle_timeout: Duration::from_secs(60),
+                    body_timeout: Duration::from_secs(60),
+                },
+                redirect_keys: Watched::new(redirect_keys),
+                rate_limit: None,
+                turnstile: Rc::default(),
+                leaving: Rc::default(),
+                door: Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)),
+                stats: Arc::default(),
+                phase: Watch::new(phase),
+                accepting: Cell::new(1),
+                ended: Notify::new(),
+            });
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let addr = listener.local_addr().unwrap();
+            let _waiting: Vec<_> = (0..WAITING).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
+            listener.set_nonblocking(true).unwrap();
+            let acceptor = Acceptor {
+                shared: Rc::clone(&shared),
+                slots: Arc::new(Semaphore::new(100)),
+                peer_limit: None,
+                are_shared: false,
+            };
+            spawn_local(acceptor.run(tokio::net::TcpListener::from_std(listener).unwrap()));
+            let mut seen = vec![0];
+            while shared.stats.opened.get() < WAITING {
+                yield_now().await;
+                seen.push(shared.stats.opened.get());
+            }
+            assert!(seen.windows(2).all(|two| two[1] - two[0] <= 1), "{seen:?}");
+        });
+    }
 
     #[test]
     fn connections_are_woken_when_the_phase_changes_and_not_at_each_tick() {

@@ -37,8 +37,8 @@ const FIRST_READ: usize = 2048;
 const HTTP2_READ: usize = 512;
 /// Requests at a time on one HTTP/2 connection: what RFC 9113, 6.5.2, wants at least.
 const STREAMS: u32 = 100;
-/// Streams that a peer may open and reset before they are looked at (CVE-2023-44487).
-const RESET_STREAMS: usize = 20;
+/// Streams that a peer may open and reset before they are looked at (CVE-2023-44487): fewer than one read may have.
+const RESET_STREAMS: usize = 8;
 /// Streams that a peer's errors may reset.
 const ERROR_RESETS: usize = 128;
 /// Answers of which not all is taken, on one HTTP/2 connection, after which no more are made.
