@@ -70,7 +70,7 @@ bench-udp: ## taking datagrams, beside rsyslog, syslog-ng and a bare loop
 
 bench-hostile: ## honest clients' latency and losses while the collector is attacked, beside quiet times
 	cargo build --release -p tallylight-collector
-	cargo run --release -p tallylight-benches -- hostile --rounds 2
+	cargo run --release -p tallylight-benches -- hostile --rounds 3
 
 # One target, so many executions: make fuzz TARGET=decoder RUNS=1000000
 TARGET ?=

@@ -77,6 +77,30 @@ impl Drop for First {
     }
 }
 
+/// Lets this thread run whenever it wants to, before all that shares its CPU (`sched(7)`, SCHED_FIFO), as long as this value lives.
+/// What it starts meanwhile does not.
+pub struct Whenever;
+
+impl Whenever {
+    /// None, if it may not: only root may.
+    pub fn take() -> Option<Self> {
+        Self::schedule(&["--reset-on-fork", "--fifo", "--pid", "1"]).then_some(Self)
+    }
+
+    /// chrt is of util-linux, as setpriv is.
+    fn schedule(how: &[&str]) -> bool {
+        let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+        let run = Command::new("chrt").args(how).arg(thread).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        run.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Whenever {
+    fn drop(&mut self) {
+        Self::schedule(&["--other", "--pid", "0"]);
+    }
+}
+
 /// A receiver that runs.
 pub struct Process {
     child: Child,

@@ -5,7 +5,7 @@
 //! is an outcome, too.
 //!
 //! There is one door a worker. It gathers what comes in until the worker goes idle ([`Door::flush`], called
-//! when the thread parks), the batch is large, or a millisecond has passed: so the channel costs something a
+//! when the thread parks), the batch is large, or a quarter of a millisecond has passed: so the channel costs something a
 //! batch, not an event, and a pixel is answered before its event is on the way.
 
 use std::cell::{Cell, RefCell};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallylight_host::clock;
-use tallylight_proto::beacon::{self, Body, Context, Detail, Judged, Reject};
+use tallylight_proto::beacon::{self, Body, Context, Detail, Entries, Judged, Piece, Reject};
 use tallylight_proto::datagram::Number;
 use tallylight_proto::link::Link;
 use tallylight_proto::{DatagramRefusal, Event, Front, Refusal, Shed};
@@ -28,8 +28,10 @@ use crate::watched::Watched;
 const BATCH_BYTES: usize = 64 * 1024;
 /// Bytes of records that one body may become: four times what it may be decoded.
 const BODY_RECORDS: usize = 4 * 1024 * 1024;
+/// What is judged of a large body at a time: some 50 µs.
+const PIECE: Piece = Piece { events: 32, bytes: 8 * 1024 };
 /// A batch of this age is sent with the next event, however busy the worker is.
-const BATCH_AGE: Duration = Duration::from_millis(1);
+const BATCH_AGE: Duration = Duration::from_micros(250);
 
 /// Where a sender learns that its events are where it wants them, or that they could not be taken. Closed
 /// without a word if the log has failed.
@@ -64,6 +66,12 @@ pub enum Posted {
     Shed(Shed),
 }
 
+/// A body that is judged piece by piece, see [`Door::open`].
+pub struct Opened<'a> {
+    entries: Entries<'a>,
+    apart: Batch,
+}
+
 /// One worker's door.
 pub struct Door {
     batch: RefCell<Batch>,
@@ -88,13 +96,13 @@ impl Door {
         }
     }
 
-    /// A pixel: one event in a query string. `of_peer` is why nothing of its sender is taken now, if so: here and below,
-    /// what keeps the door from taking anything goes before that.
-    pub fn pixel(&self, query: &str, context: &Context<'_>, of_peer: Option<Shed>) -> Outcome {
-        self.one(self.look(query, context), context.front, of_peer)
+    /// A pixel: one event in a query string.
+    pub fn pixel(&self, query: &str, context: &Context<'_>) -> Outcome {
+        self.one(self.look(query, context), context.front, None)
     }
 
-    /// Somebody who follows a signed link: one event.
+    /// Somebody who follows a signed link: one event. `of_peer` is why nothing of its sender is taken now, if so; what keeps
+    /// the door from taking anything goes before that.
     pub fn link(&self, link: &Link<'_>, context: &Context<'_>, of_peer: Option<Shed>) -> Outcome {
         self.one(self.look_at_link(link, context), context.front, of_peer)
     }
@@ -141,29 +149,46 @@ impl Door {
         Ok(event)
     }
 
-    /// A body of any kind.
-    pub fn body(&self, body: &Body<'_>, context: &Context<'_>, level: Level, of_peer: Option<Shed>) -> Posted {
+    /// A body of any kind, to be judged piece by piece: an array is given out before it is known to be good as a whole, and
+    /// is then dropped together with the batch of its own. Until the last piece is judged nothing of it is counted.
+    pub fn open<'a>(&self, entries: Entries<'a>) -> Opened<'a> {
+        Opened { entries, apart: self.appender.batch() }
+    }
+
+    /// Judges a piece. Whether there is another one.
+    pub fn judge_piece(&self, opened: &mut Opened<'_>, context: &Context<'_>) -> bool {
+        let Opened { entries, apart } = opened;
+        self.judge(entries, PIECE, context, &mut within_bounds(apart, 0))
+    }
+
+    /// What becomes of a body of which all pieces were judged.
+    pub fn close_body(&self, opened: Opened<'_>, front: Front, level: Level) -> Posted {
+        let Opened { entries, mut apart } = opened;
+        // what came earlier goes earlier, which also shows whether there is room
+        self.flush();
         let would_shed = self.would_shed();
-        if let (None, Some(reason)) = (would_shed, of_peer) {
-            // not judged: a sender of too much must not cost as much as one that is taken
-            self.batch.borrow_mut().shed(context.front, reason, beacon::count(body));
-            return Posted::Shed(reason);
-        }
-        if let Some(reason) = would_shed {
-            // read all the same: how many are shed is known by reading only
-            let judged = self.judge(body, context, &mut |_| Ok(()));
-            return self.settle(judged, context.front, |batch, taken| {
-                batch.shed(context.front, reason, taken);
-                Err(reason)
-            });
-        }
-        let is_large = self.batch.borrow().bytes() + body.bytes.len() > BATCH_BYTES;
-        if is_large || may_be_an_array(body.bytes) {
-            return self.body_apart(body, context, level);
+        self.settle(entries.into_judged(), front, |batch, taken| {
+            let (sender, ack) = oneshot::channel();
+            apart.ack_since(0, level, sender);
+            let sent = would_shed.map_or_else(|| self.appender.try_send(apart).map_err(|_| Shed::Queue), Err);
+            sent.inspect_err(|reason| batch.shed(front, *reason, taken))?;
+            Ok(ack)
+        })
+    }
+
+    /// A body of any kind, judged at once.
+    pub fn body(&self, mut entries: Entries<'_>, context: &Context<'_>, level: Level) -> Posted {
+        let bytes = entries.body().bytes;
+        let is_large = self.batch.borrow().bytes() + bytes.len() > BATCH_BYTES;
+        if is_large || may_be_an_array(bytes) || self.would_shed().is_some() {
+            let mut opened = self.open(entries);
+            while self.judge_piece(&mut opened, context) {}
+            return self.close_body(opened, context.front, level);
         }
         let mut batch = self.batch.take();
-        let first = batch.len();
-        let judged = self.judge(body, context, &mut within_bounds(&mut batch));
+        let (first, start) = (batch.len(), batch.bytes());
+        self.judge(&mut entries, Piece::ALL, context, &mut within_bounds(&mut batch, start));
+        let judged = entries.into_judged();
         self.batch.replace(batch);
         let posted = self.settle(judged, context.front, |batch, _| {
             let (sender, ack) = oneshot::channel();
@@ -172,24 +197,6 @@ impl Door {
         });
         self.flush_if_due();
         posted
-    }
-
-    /// A body in a batch of its own: an array is given out before it is known to be good as a whole, and is then
-    /// dropped together with its batch.
-    fn body_apart(&self, body: &Body<'_>, context: &Context<'_>, level: Level) -> Posted {
-        let mut apart = self.appender.batch();
-        let judged = self.judge(body, context, &mut within_bounds(&mut apart));
-        // what came earlier goes earlier, which also shows whether there is room
-        self.flush();
-        self.settle(judged, context.front, |batch, taken| {
-            let (sender, ack) = oneshot::channel();
-            apart.ack_since(0, level, sender);
-            if self.is_blocked.get() || self.appender.try_send(apart).is_err() {
-                batch.shed(context.front, Shed::Queue, taken);
-                return Err(Shed::Queue);
-            }
-            Ok(ack)
-        })
     }
 
     /// A datagram, which nobody waits for. The context has its number, if it has one; whether that came before is for
@@ -201,9 +208,12 @@ impl Door {
         let judged = if beacon::is_blank(bytes) {
             Judged::blank()
         } else {
-            let mut push = within_bounds(&mut batch);
+            let start = batch.bytes();
+            let mut push = within_bounds(&mut batch, start);
             let mut take = |event: &Event<'_>| if shed.is_some() { Ok(()) } else { push(event) };
-            self.judge(&Body { bytes, ..Body::default() }, context, &mut take)
+            let mut entries = Entries::of(Body { bytes, ..Body::default() });
+            self.judge(&mut entries, Piece::ALL, context, &mut take);
+            entries.into_judged()
         };
         if judged.taken == 0 {
             batch.back_to(here);
@@ -240,9 +250,8 @@ impl Door {
     }
 
     /// A body that is not taken, whatever stands in it: each of its events is refused for this reason.
-    pub fn refuse_body(&self, body: &Body<'_>, context: &Context<'_>, reason: Refusal) {
-        let judged = self.judge(body, context, &mut |_| Ok(()));
-        self.batch.borrow_mut().refuse(context.front, reason, judged.taken + judged.refused());
+    pub fn refuse_body(&self, entries: &Entries<'_>, front: Front, reason: Refusal) {
+        self.batch.borrow_mut().refuse(front, reason, entries.len());
     }
 
     /// A body that is not waited for any longer.
@@ -306,15 +315,16 @@ impl Door {
         self.is_blocked.get()
     }
 
-    /// Reads a body and gives the events that may come in to `take`.
+    /// Reads some of a body and gives the events that may come in to `take`. Whether there is more.
     fn judge(
         &self,
-        body: &Body<'_>,
+        entries: &mut Entries<'_>,
+        piece: Piece,
         context: &Context<'_>,
         take: &mut dyn FnMut(&Event<'_>) -> Result<(), Detail>,
-    ) -> Judged {
+    ) -> bool {
         let mut new_id = || self.ids.borrow_mut().make(context.received_at);
-        beacon::from_body(body, context, &mut new_id, &mut |event| {
+        entries.judge(piece, context, &mut new_id, &mut |event| {
             self.admit(event)?;
             take(event)
         })
@@ -346,8 +356,8 @@ impl Door {
 
 /// Pushes events as long as their records are no more than a body may become: each repeats what the headers say, so a
 /// small body of many lines could be a great deal of log.
-fn within_bounds(batch: &mut Batch) -> impl FnMut(&Event<'_>) -> Result<(), Detail> {
-    let start = batch.bytes();
+/// `start` is where they begin.
+fn within_bounds(batch: &mut Batch, start: usize) -> impl FnMut(&Event<'_>) -> Result<(), Detail> {
     move |event| {
         if batch.bytes() - start > BODY_RECORDS {
             return Err(Detail::TooMuch);
@@ -394,7 +404,7 @@ mod tests {
         }
 
         fn post(&self, bytes: &[u8]) -> Posted {
-            self.door.body(&Body { bytes, ..Body::default() }, &context(), Level::Logged, None)
+            self.door.body(Entries::of(Body { bytes, ..Body::default() }), &context(), Level::Logged)
         }
 
         /// The ledger, when all is over.
@@ -422,8 +432,8 @@ mod tests {
     #[test]
     fn every_event_has_one_outcome_whichever_way_it_comes() {
         let fixture = Fixture::new();
-        assert!(matches!(fixture.door.pixel("a=1", &context(), None), Outcome::Taken));
-        assert!(matches!(fixture.door.pixel("id=x", &context(), None), Outcome::Refused(_)));
+        assert!(matches!(fixture.door.pixel("a=1", &context()), Outcome::Taken));
+        assert!(matches!(fixture.door.pixel("id=x", &context()), Outcome::Refused(_)));
         assert!(matches!(fixture.post(b"a=1\nnothing\na=2"), Posted::Sent { refused: 1, first: Some(_), .. }));
         assert!(matches!(fixture.post(b"[{},{},{}]"), Posted::Sent { refused: 0, first: None, .. }));
         assert!(matches!(fixture.post(b"[{},{},3]"), Posted::Refused(_)));
@@ -441,7 +451,7 @@ mod tests {
     fn a_closed_door_sheds_what_is_good_and_refuses_what_is_not() {
         let fixture = Fixture::new();
         fixture.door.close();
-        assert!(matches!(fixture.door.pixel("a=1", &context(), None), Outcome::Shed(Shed::Draining)));
+        assert!(matches!(fixture.door.pixel("a=1", &context()), Outcome::Shed(Shed::Draining)));
         assert!(matches!(fixture.door.link(&Link::default(), &context(), None), Outcome::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"a=1\nnothing\na=2"), Posted::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"[{},{}]"), Posted::Shed(Shed::Draining)));
@@ -458,16 +468,16 @@ mod tests {
         let (appender, batches) = Appender::to_nobody(1);
         let (_set_sites, sites) = watch::channel(Arc::default());
         let door = Door::new(appender, IdMaker::new().unwrap(), sites);
-        assert!(matches!(door.pixel("a=1", &context(), None), Outcome::Taken));
+        assert!(matches!(door.pixel("a=1", &context()), Outcome::Taken));
         door.flush();
         // answered before it was known that there is no room
-        assert!(matches!(door.pixel("a=2", &context(), None), Outcome::Taken));
+        assert!(matches!(door.pixel("a=2", &context()), Outcome::Taken));
         door.flush();
-        assert!(matches!(door.pixel("a=3", &context(), None), Outcome::Shed(Shed::Queue)));
+        assert!(matches!(door.pixel("a=3", &context()), Outcome::Shed(Shed::Queue)));
         let body = Body { bytes: b"[{},{}]", ..Body::default() };
-        assert!(matches!(door.body(&body, &context(), Level::Logged, None), Posted::Shed(Shed::Queue)));
+        assert!(matches!(door.body(Entries::of(body), &context(), Level::Logged), Posted::Shed(Shed::Queue)));
         assert_eq!(batches.try_recv().map(|batch| batch.len()), Ok(1));
-        assert!(matches!(door.pixel("a=4", &context(), None), Outcome::Taken), "there is room again");
+        assert!(matches!(door.pixel("a=4", &context()), Outcome::Taken), "there is room again");
         door.flush();
         let counts = batches.try_iter().fold(tallylight_proto::Counts::default(), |mut sum, batch| {
             sum.add(batch.counts());
@@ -480,10 +490,10 @@ mod tests {
     #[test]
     fn a_new_list_of_sites_holds_from_the_next_event_on() {
         let fixture = Fixture::new();
-        assert!(matches!(fixture.door.pixel("site=a", &context(), None), Outcome::Taken));
+        assert!(matches!(fixture.door.pixel("site=a", &context()), Outcome::Taken));
         fixture.set_sites.send_replace(Arc::new(Sites::load(&["b".into()], None).unwrap()));
-        assert!(matches!(fixture.door.pixel("site=a", &context(), None), Outcome::Refused(_)));
-        assert!(matches!(fixture.door.pixel("site=B", &context(), None), Outcome::Taken));
+        assert!(matches!(fixture.door.pixel("site=a", &context()), Outcome::Refused(_)));
+        assert!(matches!(fixture.door.pixel("site=B", &context()), Outcome::Taken));
         assert!(fixture.finish().is_balanced());
     }
 

@@ -39,6 +39,7 @@ pub mod sign_link;
 pub mod signals;
 pub mod sites;
 pub mod stats;
+pub mod turnstile;
 pub mod udp;
 pub mod watched;
 pub mod worker;

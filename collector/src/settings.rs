@@ -154,8 +154,9 @@ pub struct Settings {
     #[arg(long, env = "TALLYLIGHT_MAX_CONNECTIONS_PER_PEER", value_name = "N", help_heading = LIMITS)]
     pub max_connections_per_peer: Option<NonZeroUsize>,
 
-    /// Events a second from one visitor's address (of IPv6, from one network of 64 bits), at most 1000000; a second's worth may
-    /// come at once. What is more is answered 429. Datagrams have no such limit [default: none]
+    /// Tokens a second for one visitor's address (of IPv6, for one network of 64 bits), at most 1000000; a second's worth may be
+    /// used at once. Each request takes one, a body as many as it has events, or one for each 4 KiB when decompressed if that
+    /// is more. What is over it is answered 429 and not looked into. Datagrams have no such limit [default: none]
     #[arg(long, env = "TALLYLIGHT_MAX_RATE_PER_PEER", value_name = "N", help_heading = LIMITS)]
     #[arg(value_parser = rate)]
     pub max_rate_per_peer: Option<NonZeroU32>,

@@ -28,15 +28,14 @@ use crate::log::{Appender, Status};
 use crate::phase::{Phase, Watch};
 use crate::sites::Sites;
 use crate::stats::WorkerStats;
+use crate::turnstile::Turnstile;
 use crate::udp::{Admission, Receiver, UdpFront};
 use crate::watched::Watched;
 
 /// Tasks that are run between two looks at the sockets, and between two at what the log's writer has told. tokio's own
-/// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of a thousand events, and all who
-/// wait for theirs wait for as many of those.
+/// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of 32 events or a piece of one, and all
+/// who wait for theirs wait for as many of those.
 const TASKS_A_LOOK: u32 = 8;
-/// Connections that are accepted in one turn, before those that are there have theirs.
-const ACCEPTS_A_TURN: u32 = 8;
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A batch that found the channel full is tried again after this long, if nothing comes in before.
@@ -74,7 +73,7 @@ pub struct Worker {
     pub slots: Arc<Semaphore>,
     /// How many one peer may have, of all workers.
     pub peer_limit: Option<Arc<ConnectionLimit>>,
-    /// How many events one peer may send, to all workers.
+    /// How many tokens one peer may use up, of all workers.
     pub rate_limit: Option<Arc<RateLimit>>,
     /// What it counts.
     pub stats: Arc<WorkerStats>,
@@ -110,12 +109,17 @@ impl Worker {
                 options: self.options,
                 redirect_keys: Watched::new(self.redirect_keys),
                 rate_limit: self.rate_limit,
+                turnstile: Rc::new(Turnstile::default()),
+                leaving: Rc::new(Turnstile::default()),
                 door: Rc::clone(&door),
                 stats: self.stats,
                 phase: Watch::new(phase),
                 accepting: Cell::new(self.listeners.len() + self.udp.len()),
                 ended: Notify::new(),
             });
+            for turnstile in [&shared.turnstile, &shared.leaving].map(Rc::clone) {
+                spawn_local(async move { turnstile.run().await });
+            }
             for listener in self.listeners {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a bound socket can be watched");
                 let acceptor = Acceptor {
@@ -159,7 +163,7 @@ async fn stay(shared: &Shared, mut phase: watch::Receiver<Phase>, set_phase: &wa
     let is_quiet = || shared.accepting.get() == 0 && shared.stats.opened.get() == shared.stats.closed.get();
     loop {
         let now = *phase.borrow_and_update();
-        set_phase.send_replace(now);
+        pass_on(set_phase, now);
         match now {
             Phase::Closed => break,
             Phase::Draining if is_quiet() => break,
@@ -183,6 +187,11 @@ async fn stay(shared: &Shared, mut phase: watch::Receiver<Phase>, set_phase: &wa
     let _ = tokio::time::timeout(FAREWELL, all_ended).await;
 }
 
+/// Wakes all connections, so only if there is something to tell: there may be tens of thousands that are silent.
+fn pass_on(set_phase: &watch::Sender<Phase>, now: Phase) {
+    set_phase.send_if_modified(|phase| std::mem::replace(phase, now) != now);
+}
+
 /// Accepts on one socket.
 struct Acceptor {
     shared: Rc<Shared>,
@@ -194,7 +203,6 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self, listener: tokio::net::TcpListener) {
         let draining = self.shared.phase.clone();
-        let mut accepts = 0_u32;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -203,18 +211,13 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let Some(admitted) = self.admit(&stream, peer) else {
-                        drop(stream);
-                        yield_now().await;
-                        continue;
-                    };
-                    // accepted first, so that no worker keeps a slot for a connection that another one will get
-                    let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
-                    self.serve(stream, peer, admitted, slot);
-                    accepts = accepts.wrapping_add(1);
-                    if accepts.is_multiple_of(ACCEPTS_A_TURN) {
-                        yield_now().await;
+                    if let Some(admitted) = self.admit(&stream, peer) {
+                        // accepted first, so that no worker keeps a slot for a connection that another one will get
+                        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
+                        self.serve(stream, peer, admitted, slot);
                     }
+                    // one between two looks at the sockets: those that are there go on, however many come
+                    yield_now().await;
                 }
                 Err(error) => self.failed(&error).await,
             }
@@ -284,5 +287,72 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.shared.stats.closed.add(1);
         self.shared.ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Peers;
+    use crate::settings::IpMode;
+
+    #[test]
+    fn one_connection_is_accepted_between_two_looks_at_the_sockets_however_many_wait() {
+        const WAITING: u64 = 50;
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let (appender, _batches) = Appender::to_nobody(1);
+            let (_sites, sites) = watch::channel(Arc::default());
+            let (_keys, redirect_keys) = watch::channel(Arc::default());
+            let (_phase, phase) = watch::channel(Phase::Serving);
+            let shared = Rc::new(Shared {
+                options: Options {
+                    peers: Peers::new(Vec::new(), IpMode::Keep),
+                    demo: false,
+                    max_header: 0,
+                    max_body: 0,
+                    idle_timeout: Duration::from_secs(60),
+                    body_timeout: Duration::from_secs(60),
+                },
+                redirect_keys: Watched::new(redirect_keys),
+                rate_limit: None,
+                turnstile: Rc::default(),
+                leaving: Rc::default(),
+                door: Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)),
+                stats: Arc::default(),
+                phase: Watch::new(phase),
+                accepting: Cell::new(1),
+                ended: Notify::new(),
+            });
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let addr = listener.local_addr().unwrap();
+            let _waiting: Vec<_> = (0..WAITING).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
+            listener.set_nonblocking(true).unwrap();
+            let acceptor = Acceptor {
+                shared: Rc::clone(&shared),
+                slots: Arc::new(Semaphore::new(100)),
+                peer_limit: None,
+                are_shared: false,
+            };
+            spawn_local(acceptor.run(tokio::net::TcpListener::from_std(listener).unwrap()));
+            let mut seen = vec![0];
+            while shared.stats.opened.get() < WAITING {
+                yield_now().await;
+                seen.push(shared.stats.opened.get());
+            }
+            assert!(seen.windows(2).all(|two| two[1] - two[0] <= 1), "{seen:?}");
+        });
+    }
+
+    #[test]
+    fn connections_are_woken_when_the_phase_changes_and_not_at_each_tick() {
+        let (set_phase, mut phase) = watch::channel(Phase::Serving);
+        let told = [Phase::Serving, Phase::Serving, Phase::Draining, Phase::Draining, Phase::Closed].map(|now| {
+            pass_on(&set_phase, now);
+            let told = phase.has_changed().unwrap();
+            assert_eq!(*phase.borrow_and_update(), now);
+            told
+        });
+        assert_eq!(told, [false, false, true, false, true]);
     }
 }

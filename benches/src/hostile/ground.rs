@@ -1,7 +1,7 @@
 //! Where attackers stand: whom they attack, whether they still do, and how much they have done.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -13,6 +13,26 @@ use socket2::{Domain, Socket, Type};
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Attackers have so many addresses where one is not enough: a port waits a minute after each connection.
 const ADDRESSES: u64 = 100;
+
+/// Somebody else who is attacked, on the attackers' CPU: takes connections, and lets them go.
+pub struct Sink {
+    pub addr: SocketAddr,
+}
+
+impl Sink {
+    /// Goes on until the program ends.
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let addr = listener.local_addr()?;
+        std::thread::spawn(move || {
+            step_back();
+            for stream in listener.incoming() {
+                drop(stream);
+            }
+        });
+        Ok(Self { addr })
+    }
+}
 
 /// Shared by the threads of an attack.
 pub struct Ground {

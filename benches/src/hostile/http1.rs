@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,13 @@ const SLOW: usize = 4_000;
 const IDLE: usize = 20_000;
 const PAUSE: Duration = Duration::from_millis(20);
 const POST: &str = "POST /api/beacon HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n";
+
+/// Does nothing, as fast as it can.
+pub fn spin(ground: &Ground) {
+    while !ground.is_over() {
+        std::hint::spin_loop();
+    }
+}
 
 /// A head that comes byte by byte, one a second.
 pub fn slow_heads(ground: &Ground) {
@@ -183,11 +191,19 @@ fn post(more: &str, body: &[u8]) -> Vec<u8> {
 
 /// 60 KB that become 60 MB.
 pub fn gzip_bombs(ground: &Ground) {
+    ask(ground, 1, || BOMB.clone());
+}
+
+static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     let megabyte = vec![b'a'; 1 << 20];
     let packed = (0..60).try_for_each(|_| encoder.write_all(&megabyte)).and_then(|()| encoder.finish());
-    let request = post("Content-Encoding: gzip\r\n", &packed.expect("memory does not fail"));
-    ask(ground, 1, || request.clone());
+    post("Content-Encoding: gzip\r\n", &packed.expect("memory does not fail"))
+});
+
+/// Makes what takes longer to make than an attack may last.
+pub fn prepare() {
+    LazyLock::force(&BOMB);
 }
 
 /// 100 kB of small requests in one write.

@@ -1,6 +1,7 @@
 //! What attacks cost honest clients: their latency and their losses, beside those of quiet times in the same run.
 //!
-//! The collector runs on the first CPU, everybody who sends to it on the second one. Honest clients send at half of what
+//! The collector runs on the first CPU, everybody who sends to it on the second one, on which the honest clients run whenever they
+//! want to: what is measured is the collector's time, not theirs, which rows of controls show. Honest clients send at half of what
 //! the two CPUs can do, each request at its time, whatever became of the one before (an open loop); latency counts from
 //! that time. Each attack gets a collector of its own, and windows that alternate: quiet, attack, attack, quiet.
 
@@ -20,7 +21,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::process;
 use attacks::Attack;
-use ground::Ground;
+use ground::{Ground, Sink};
 use honest::{Honest, Window};
 use report::Row;
 use target::Target;
@@ -58,9 +59,13 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
         eprintln!("runs as any other process does: only root may put it first");
     }
     ground::raise_descriptors()?;
+    http1::prepare();
     let window = Duration::try_from_secs_f64(arguments.seconds)?;
     std::fs::create_dir_all(&arguments.dir)?;
     let folder = tempfile::Builder::new().prefix("bench-hostile-").tempdir_in(&arguments.dir)?;
+    if process::Whenever::take().is_none() {
+        eprintln!("honest clients wait for the attackers on their CPU: only root may put them first");
+    }
     let rate = match arguments.rate {
         Some(rate) => rate,
         None => capacity(&folder.path().join("climb"))? / 2,
@@ -84,6 +89,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
 fn capacity(data: &std::path::Path) -> Result<u32> {
     let target = Target::start(data, &[])?;
     let mut honest = Honest::new(target.http);
+    let _first = process::Whenever::take();
     honest.run(CLIMB.0, Duration::from_secs(1))?;
     let (mut rate, mut held, mut misses) = (CLIMB.0, 0, 0);
     // one step above may be the machine's fault, two in a row are not
@@ -105,7 +111,8 @@ fn measure(attack: &Attack, rate: u32, rounds: u32, window: Duration, data: &std
     let mut honest = Honest::new(target.http);
     honest.run(rate, Duration::from_secs(1))?;
     let (mut quiet, mut attacked): (Vec<Window>, Vec<Window>) = (Vec::new(), Vec::new());
-    let ground = Ground::new(target.http);
+    let sink = if attack.is_aside { Some(Sink::start()?) } else { None };
+    let ground = Ground::new(sink.as_ref().map_or(target.http, |sink| sink.addr));
     for _ in 0..rounds {
         for is_attack in [false, true, true, false] {
             process::check()?;
@@ -119,7 +126,9 @@ fn measure(attack: &Attack, rate: u32, rounds: u32, window: Duration, data: &std
                             (attack.run)(&ground);
                         });
                     }
+                    let first = process::Whenever::take();
                     let measured = honest.run(rate, window);
+                    drop(first);
                     target.look();
                     ground.close();
                     measured
@@ -127,6 +136,7 @@ fn measure(attack: &Attack, rate: u32, rounds: u32, window: Duration, data: &std
                 attacked.push(measured?);
             } else {
                 thread::sleep(SETTLE);
+                let _first = process::Whenever::take();
                 quiet.push(honest.run(rate, window)?);
             }
         }

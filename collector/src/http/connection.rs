@@ -10,15 +10,19 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::replay::{Replay, Turn};
@@ -28,15 +32,17 @@ use super::{Shared, answer};
 const PREFACE: &[u8] = b"PRI";
 /// What is read at first: most requests whole.
 const FIRST_READ: usize = 2048;
-/// What is read of an HTTP/2 connection at a time: of the smallest frames, each of which is answered, 28. HTTP/1 has none such,
+/// What is read of an HTTP/2 connection at a time: of the smallest frames, each of which is answered, 56. HTTP/1 has none such,
 /// and hyper reads as much as it has room for.
-const HTTP2_READ: usize = 256;
+const HTTP2_READ: usize = 512;
 /// Requests at a time on one HTTP/2 connection: what RFC 9113, 6.5.2, wants at least.
 const STREAMS: u32 = 100;
-/// Streams that a peer may open and reset before they are looked at (CVE-2023-44487).
-const RESET_STREAMS: usize = 20;
+/// Streams that a peer may open and reset before they are looked at (CVE-2023-44487): fewer than one read may have.
+const RESET_STREAMS: usize = 8;
 /// Streams that a peer's errors may reset.
 const ERROR_RESETS: usize = 128;
+/// Answers of which not all is taken, on one HTTP/2 connection, after which no more are made.
+const UNTAKEN: usize = 16;
 /// Answers are small.
 const SEND_BUFFER: usize = 16 * 1024;
 /// How long a connection that has said nothing yet may take to do so while the collector stops.
@@ -51,8 +57,12 @@ pub async fn serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) {
 }
 
 async fn try_serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) -> Result<(), hyper::Error> {
-    let Ok(Some((is_http2, seen))) = sniff(&shared, &stream).await else { return Ok(()) };
-    let turn = Rc::new(Turn::new(Rc::clone(&shared.door)));
+    let Ok(Some((is_http2, seen))) = sniff(&shared, &stream).await else {
+        // before it is dropped
+        shared.leaving.pass().await;
+        return Ok(());
+    };
+    let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile), Rc::clone(&shared.leaving)));
     let at_once = if is_http2 { HTTP2_READ } else { usize::MAX };
     let io = TokioIo::new(Replay::new(seen, stream, Rc::clone(&turn), at_once));
     if is_http2 { serve_http2(shared, io, peer, turn).await } else { serve_http1(shared, io, peer, turn).await }
@@ -128,16 +138,22 @@ async fn serve_http1(shared: Rc<Shared>, io: Io, peer: SocketAddr, turn: Rc<Turn
 async fn serve_http2(shared: Rc<Shared>, io: Io, peer: SocketAddr, turn: Rc<Turn>) -> Result<(), hyper::Error> {
     let options = &shared.options;
     let activity = Rc::new(Activity { in_flight: Cell::new(0), last: Cell::new(Instant::now()) });
+    let room = Rc::<Room>::default();
     let service = service_fn(|request| {
-        let busy = Busy::new(Rc::clone(&activity));
+        let activity = Rc::clone(&activity);
+        let room = Rc::clone(&room);
         let answer = answer(Rc::clone(&shared), peer.ip(), request);
         // boxed: an answer that its peer does not take waits without what it took to make it, of which there may be 100
         let turn = Rc::clone(&turn);
         Box::pin(async move {
             turn.end_if_used().await;
+            let mut place = room.enter().await;
+            // not before: a peer that takes nothing is idle, however much it asks for
+            let busy = Busy::new(activity);
             let response = answer.await;
             drop(busy);
-            Ok::<_, Infallible>(response)
+            place.fill();
+            Ok::<_, Infallible>(response.map(|body| Untaken { body, _place: place }))
         })
     });
     let connection = http2::Builder::new(LocalExecutor)
@@ -184,6 +200,68 @@ impl Activity {
             }
             sleep_until(end).await;
         }
+    }
+}
+
+/// Room for the answers that an HTTP/2 connection's peer has yet to take. Those that wait for a body or for the log take none.
+#[derive(Default)]
+struct Room {
+    untaken: Cell<usize>,
+    freed: Notify,
+}
+
+impl Room {
+    /// Returns when another answer may be made.
+    async fn enter(self: &Rc<Self>) -> Place {
+        while self.untaken.get() >= UNTAKEN {
+            self.freed.notified().await;
+        }
+        Place { room: Rc::clone(self), is_filled: false }
+    }
+}
+
+/// Room for one answer.
+struct Place {
+    room: Rc<Room>,
+    is_filled: bool,
+}
+
+impl Place {
+    /// The answer is made.
+    fn fill(&mut self) {
+        self.is_filled = true;
+        self.room.untaken.set(self.room.untaken.get() + 1);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.untaken.set(self.room.untaken.get() - usize::from(self.is_filled));
+        // whoever was let in lets in the next one, answered or not
+        self.room.freed.notify_one();
+    }
+}
+
+/// The body of an answer, until its peer has taken it.
+struct Untaken {
+    body: Full<Bytes>,
+    _place: Place,
+}
+
+impl Body for Untaken {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

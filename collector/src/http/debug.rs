@@ -25,6 +25,11 @@ struct Refused {
     detail: String,
 }
 
+/// Whether a query asks for it.
+pub(super) fn is_wanted(query: &str) -> bool {
+    beacon::parameter(query, "debug").is_some_and(|debug| debug == "1")
+}
+
 /// Answers `200`, also where the beacon itself would be refused.
 pub(super) fn answer(shared: &Shared, facts: &Facts<'_>) -> Answer {
     let context = facts.context();

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The rule kept here: a request for a beacon or a redirect reaches the door exactly once; any other request never does.
-//! 404, 405, preflights, HEAD and `debug=1` are no events.
+//! 404, 405, preflights, HEAD and `debug=1` are no events. Whatever it is, it takes a token out of its peer's bucket,
+//! and is not looked into where there is none.
 
 mod answer;
 mod connection;
@@ -45,6 +46,7 @@ use crate::door::Door;
 use crate::limits::RateLimit;
 use crate::phase::Watch;
 use crate::stats::WorkerStats;
+use crate::turnstile::Turnstile;
 use crate::watched::Watched;
 use tallylight_host::clock;
 
@@ -76,8 +78,12 @@ pub struct Shared {
     pub options: Options,
     /// Keys that verify redirects; none: nothing is redirected.
     pub redirect_keys: Watched<Keys>,
-    /// How many events a peer may send, to all workers.
+    /// How many tokens a peer may use up, of all workers.
     pub rate_limit: Option<Arc<RateLimit>>,
+    /// Where what is more than a connection's turn waits for another one.
+    pub turnstile: Rc<Turnstile>,
+    /// Where connections that end wait for that.
+    pub leaving: Rc<Turnstile>,
     /// The worker's door.
     pub door: Rc<Door>,
     /// What the worker counts.
@@ -145,6 +151,12 @@ async fn is_read(shared: &Shared, parts: &Parts, body: &mut Incoming, deadline: 
 async fn route(shared: &Shared, peer: IpAddr, parts: &Parts, body: &mut Incoming, deadline: Instant) -> Answer {
     let method = &parts.method;
     let is_get = matches!(*method, Method::GET | Method::HEAD);
+    let over_rate = over_rate(shared, peer, &parts.headers);
+    match over_rate {
+        // whoever follows a link is a person
+        Some(reason) if parts.uri.path() != "/r" => return not_looked_into(shared, parts, reason),
+        _ => {}
+    }
     if head_len(parts) > shared.options.max_header {
         return large_head(shared, parts);
     }
@@ -162,7 +174,7 @@ async fn route(shared: &Shared, peer: IpAddr, parts: &Parts, body: &mut Incoming
             _ if path == "/api/beacon" => wrong_method(&BEACON_METHODS),
             _ => wrong_method(&PIXEL_METHODS),
         },
-        "/r" if is_get => redirect::answer(shared, &Facts::of(shared, peer, parts), *method == Method::HEAD),
+        "/r" if is_get => redirect::answer(shared, &Facts::of(shared, peer, parts), *method == Method::HEAD, over_rate),
         "/r" => wrong_method(&PAGE_METHODS),
         path => {
             let page = if shared.options.demo { demo::answer(shared, parts) } else { None };
@@ -172,6 +184,33 @@ async fn route(shared: &Shared, peer: IpAddr, parts: &Parts, body: &mut Incoming
                 None => unknown_path(),
             }
         }
+    }
+}
+
+/// A token for a request. Why it is not answered, if its sender has none left.
+fn over_rate(shared: &Shared, peer: IpAddr, headers: &HeaderMap) -> Option<Shed> {
+    let limit = shared.rate_limit.as_ref()?;
+    // for whom a trusted proxy speaks without saying so cannot be limited
+    let client = shared.options.peers.client(peer, headers)?;
+    (!limit.take(client)).then_some(Shed::Rate)
+}
+
+/// What has no token is answered for its head alone: a beacon is one event, whatever its body has.
+fn not_looked_into(shared: &Shared, parts: &Parts, reason: Shed) -> Answer {
+    let reason = shared.door.would_shed().unwrap_or(reason);
+    let answer = Answer::shed(reason);
+    match (parts.uri.path(), &parts.method) {
+        ("/api/beacon" | "/pixel.gif", &Method::GET) => {
+            if !debug::is_wanted(parts.uri.query().unwrap_or_default()) {
+                shared.door.shed(front(parts), reason);
+            }
+            answer.with_pixel()
+        }
+        ("/api/beacon", &Method::POST) => {
+            shared.door.shed(front(parts), reason);
+            answer
+        }
+        _ => answer,
     }
 }
 
@@ -253,12 +292,13 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// Why its sender may not send so many events, if so. 0: not even one.
-    fn over_rate(&self, shared: &Shared, events: u64) -> Option<Shed> {
-        let limit = shared.rate_limit.as_ref()?;
-        // for whom a trusted proxy speaks without saying so cannot be limited
-        let client = shared.options.peers.client(self.peer, self.headers)?;
-        (!limit.take(client, events)).then_some(Shed::Rate)
+    /// Its sender pays for so much beside the request itself.
+    fn charge(&self, shared: &Shared, tokens: u64) {
+        if let Some(limit) = &shared.rate_limit
+            && let Some(client) = shared.options.peers.client(self.peer, self.headers)
+        {
+            limit.charge(client, tokens);
+        }
     }
 
     /// Whether a browser only guesses that its user will want this.

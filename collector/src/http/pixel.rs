@@ -9,7 +9,7 @@ use tallylight_proto::{Refusal, beacon};
 
 /// Answers a GET, or with `is_head` what a GET would be answered, without an event.
 pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool) -> Answer {
-    if beacon::parameter(facts.query, "debug").is_some_and(|debug| debug == "1") {
+    if debug::is_wanted(facts.query) {
         shared.stats.debug.add(u64::from(!is_head));
         return debug::answer(shared, facts);
     }
@@ -20,14 +20,13 @@ pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool) -> Answe
         return Answer::pixel().with_refused(Refusal::Speculative.label());
     }
     let context = facts.context();
-    let over_rate = facts.over_rate(shared, u64::from(!is_head));
     if is_head {
         let refusal = |reject: beacon::Reject| Answer::refusal(reject.reason(), reject).with_pixel();
-        let shed = shared.door.would_shed().or(over_rate);
+        let shed = shared.door.would_shed();
         let taken = |_| shed.map_or_else(Answer::pixel, |reason| Answer::shed(reason).with_pixel());
         return shared.door.look(facts.query, &context).map_or_else(refusal, taken);
     }
-    match shared.door.pixel(facts.query, &context, over_rate) {
+    match shared.door.pixel(facts.query, &context) {
         Outcome::Taken => Answer::pixel(),
         Outcome::Refused(reject) => Answer::refusal(reject.reason(), reject).with_pixel(),
         Outcome::Shed(reason) => Answer::shed(reason).with_pixel(),

@@ -6,7 +6,7 @@
 
 use http::{HeaderName, StatusCode, header};
 use hyper::body::Incoming;
-use tallylight_proto::beacon::{self, Body};
+use tallylight_proto::beacon::{self, Body, Entries};
 use tallylight_proto::{Front, Refusal, Shed};
 use tokio::time::Instant;
 
@@ -18,6 +18,9 @@ use crate::log::Level;
 
 static PING_FROM: HeaderName = HeaderName::from_static("ping-from");
 static PING_TO: HeaderName = HeaderName::from_static("ping-to");
+
+/// A body of more events is judged in pieces.
+const AT_ONCE: u64 = 32;
 
 /// Answers a POST.
 pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incoming, deadline: Instant) -> Answer {
@@ -42,9 +45,16 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
             return Answer::shed(Shed::Draining);
         }
     };
-    let bytes = match read.and_then(|bytes| payload::decode(bytes, encoding)) {
+    let decoded = match read {
+        Ok(bytes) => payload::decode(bytes, encoding, &shared.turnstile).await,
+        Err(error) => Err(error),
+    };
+    let bytes = match decoded {
         Ok(bytes) => bytes,
         Err(error) => {
+            if let PayloadError::TooLarge { limit, .. } = error {
+                facts.charge(shared, payload::tokens(limit));
+            }
             return match level {
                 Err((reason, line)) if error.is_whole() => {
                     shared.door.refuse(facts.front, reason);
@@ -56,24 +66,23 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
     };
     let (content_type, ping_from, ping_to) =
         (text(facts.headers, &header::CONTENT_TYPE), text(facts.headers, &PING_FROM), text(facts.headers, &PING_TO));
-    let body = Body {
+    let entries = Entries::of(Body {
         content_type: &content_type,
         query: facts.query,
         ping_from: &ping_from,
         ping_to: &ping_to,
         bytes: &bytes,
-    };
+    });
+    // the first one is paid for
+    facts.charge(shared, entries.len().max(payload::tokens(bytes.len() as u64)).saturating_sub(1));
     let level = match level {
         Ok(level) => level,
-        // read all the same: how many are refused is known by reading only
         Err((reason, line)) => {
-            shared.door.refuse_body(&body, &facts.context(), reason);
+            shared.door.refuse_body(&entries, facts.front, reason);
             return Answer::refusal(reason, line);
         }
     };
-    // counting is not free
-    let over_rate = shared.rate_limit.is_some().then(|| facts.over_rate(shared, beacon::count(&body))).flatten();
-    match shared.door.body(&body, &facts.context(), level, over_rate) {
+    match judge(shared, facts, entries, level).await {
         Posted::Refused(reject) => Answer::refusal(reject.reason(), reject),
         Posted::Shed(reason) => Answer::shed(reason),
         Posted::Sent { ack, refused, first } => {
@@ -86,6 +95,19 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
             }
         }
     }
+}
+
+/// A body of many events is judged in pieces, and passes the turnstile between them.
+async fn judge(shared: &Shared, facts: &Facts<'_>, entries: Entries<'_>, level: Level) -> Posted {
+    let context = facts.context();
+    if entries.len() <= AT_ONCE {
+        return shared.door.body(entries, &context, level);
+    }
+    let mut opened = shared.door.open(entries);
+    while shared.door.judge_piece(&mut opened, &context) {
+        shared.turnstile.pass().await;
+    }
+    shared.door.close_body(opened, facts.front, level)
 }
 
 async fn wait(shared: &Shared, ack: Ack, level: Level) -> Result<(), Shed> {

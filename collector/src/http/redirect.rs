@@ -25,8 +25,9 @@ static PAGE_HEADERS: [(HeaderName, &str); 2] = [
     (header::REFERRER_POLICY, "no-referrer"),
 ];
 
-/// Answers a GET, or with `is_head` what a GET would be answered, without an event.
-pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool) -> Answer {
+/// Answers a GET, or with `is_head` what a GET would be answered, without an event. `over_rate` is why nothing of its
+/// sender is taken now, if so.
+pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool, over_rate: Option<Shed>) -> Answer {
     let refuse = |reason| {
         if !is_head {
             shared.door.refuse(facts.front, reason);
@@ -49,7 +50,6 @@ pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool) -> Answe
         return page(StatusCode::BAD_REQUEST, Refusal::Malformed, &claim);
     };
     let context = facts.context();
-    let over_rate = facts.over_rate(shared, u64::from(!is_head));
     let not_taken = if is_head {
         let refused = shared.door.look_at_link(link, &context).err().map(|reject| reject.reason().label());
         refused.or_else(|| shared.door.would_shed().or(over_rate).map(Shed::label))

@@ -2,9 +2,10 @@
 //! its reader's turns short.
 //!
 //! The rule kept here: a peer that always has more to read costs the others its turn and no more. A read that takes as much
-//! as may be read at a time is the last one of a turn; a request that came together with the one before it waits for the
-//! next turn ([`Turn::end_if_used`]). What keeps a thread busy is read somewhere, so it is here, too, that the door is asked to
-//! send what waits although the thread never parks.
+//! as may be read at a time is the last one of a turn; what follows it, and a request that came together with the one before
+//! it ([`Turn::end_if_used`]), pass the worker's turnstile. The end of a connection, which takes longer than most
+//! requests, passes another one: thousands may end at once, and as many as are let in must be let out. What keeps a thread busy is read somewhere, so it is here, too,
+//! that the door is asked to send what waits although the thread never parks.
 
 use std::cell::Cell;
 use std::io;
@@ -15,9 +16,9 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
-use tokio::task::yield_now;
 
 use crate::door::Door;
+use crate::turnstile::{Ticket, Turnstile};
 
 /// A connection's turn on its thread: one read, one request.
 pub(super) struct Turn {
@@ -26,11 +27,13 @@ pub(super) struct Turn {
     /// The requests of HTTP/2, which come all at once, stand in line.
     line: Semaphore,
     door: Rc<Door>,
+    turnstile: Rc<Turnstile>,
+    leaving: Rc<Turnstile>,
 }
 
 impl Turn {
-    pub(super) fn new(door: Rc<Door>) -> Self {
-        Self { is_new: Cell::new(true), line: Semaphore::new(1), door }
+    pub(super) fn new(door: Rc<Door>, turnstile: Rc<Turnstile>, leaving: Rc<Turnstile>) -> Self {
+        Self { is_new: Cell::new(true), line: Semaphore::new(1), door, turnstile, leaving }
     }
 
     fn begin(&self) {
@@ -42,7 +45,7 @@ impl Turn {
     pub(super) async fn end_if_used(&self) {
         let _first = self.line.acquire().await.expect("never closed");
         if !self.is_new.replace(false) {
-            yield_now().await;
+            self.turnstile.pass().await;
             self.door.flush_if_due();
         }
     }
@@ -56,42 +59,55 @@ pub(super) struct Replay<S> {
     turn: Rc<Turn>,
     /// Bytes that are read at a time, at most.
     at_once: usize,
-    /// The last read took as much as it might.
-    is_used_up: bool,
+    /// The last read took as much as it might: for the next one it waits here.
+    waits: Option<Ticket>,
+    /// How the stream ended, which is not said before it is called.
+    end: Option<(Ticket, io::Result<()>)>,
 }
 
 impl<S> Replay<S> {
     pub(super) fn new(seen: Bytes, stream: S, turn: Rc<Turn>, at_once: usize) -> Self {
-        Self { seen, stream, turn, at_once, is_used_up: false }
+        Self { seen, stream, turn, at_once, waits: None, end: None }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.seen.is_empty() {
-            if std::mem::take(&mut self.is_used_up) {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            if self.at_once < buf.remaining() {
-                let mut part = ReadBuf::new(buf.initialize_unfilled_to(self.at_once));
-                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
-                self.is_used_up = part.remaining() == 0;
-                let len = part.filled().len();
-                buf.advance(len);
-            } else {
-                ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-                self.is_used_up = buf.remaining() == 0;
-            }
-            self.turn.begin();
-            return Poll::Ready(Ok(()));
+        if let Some(ticket) = &self.waits {
+            ready!(ticket.poll_called(cx));
+            self.waits = None;
         }
-        let len = self.seen.len().min(buf.remaining());
-        buf.put_slice(&self.seen[..len]);
-        self.seen.advance(len);
-        if self.seen.is_empty() {
-            self.seen = Bytes::new();
+        if let Some((ticket, _)) = &self.end {
+            ready!(ticket.poll_called(cx));
+            return Poll::Ready(self.end.take().map_or(Ok(()), |(_, end)| end));
         }
+        let room = self.at_once.min(buf.remaining());
+        let len = if !self.seen.is_empty() {
+            let len = self.seen.len().min(room);
+            buf.put_slice(&self.seen[..len]);
+            self.seen.advance(len);
+            if self.seen.is_empty() {
+                self.seen = Bytes::new();
+            }
+            len
+        } else {
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part));
+            let len = part.filled().len();
+            if read.is_err() || (len == 0 && room > 0) {
+                let ticket = self.turn.leaving.queue();
+                // the ticket wakes whoever waits
+                let called = ticket.poll_called(cx);
+                self.end = Some((ticket, read));
+                ready!(called);
+            }
+            buf.advance(len);
+            len
+        };
+        if len == room {
+            self.waits = Some(self.turn.turnstile.queue());
+        }
+        self.turn.begin();
         Poll::Ready(Ok(()))
     }
 }
@@ -126,6 +142,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
 mod tests {
     use std::future::poll_fn;
     use std::sync::Arc;
+    use std::task::Waker;
     use std::thread;
     use std::time::Duration;
 
@@ -139,20 +156,40 @@ mod tests {
     fn turn() -> (Rc<Turn>, crossbeam_channel::Receiver<Batch>) {
         let (appender, batches) = Appender::to_nobody(1);
         let (_, sites) = watch::channel(Arc::default());
-        (Rc::new(Turn::new(Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)))), batches)
+        let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
+        (Rc::new(Turn::new(door, Rc::default(), Rc::default())), batches)
+    }
+
+    /// Polls until it is ready, calling at the turnstile before each further time. Also gives how many times that was.
+    async fn poll_calling<T>(turn: &Turn, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> (T, usize) {
+        let mut polls = 0;
+        poll_fn(|cx| {
+            loop {
+                polls += 1;
+                if let Poll::Ready(value) = poll(cx) {
+                    return Poll::Ready((value, polls));
+                }
+                assert!(turn.turnstile.call() || turn.leaving.call(), "it waits for nothing");
+            }
+        })
+        .await
     }
 
     #[tokio::test]
     async fn what_was_seen_comes_first_whatever_the_buffer() {
         for (size, at_once) in (1..8).flat_map(|size| [(size, 1), (size, 3), (size, usize::MAX)]) {
-            let mut stream = Replay::new(Bytes::from_static(b"abc"), &b"defg"[..], turn().0, at_once);
+            let turn = turn().0;
+            let mut stream = Replay::new(Bytes::from_static(b"abc"), &b"defg"[..], Rc::clone(&turn), at_once);
             let mut all = Vec::new();
-            let mut buffer = vec![0; size];
             loop {
-                match stream.read(&mut buffer).await.unwrap() {
-                    0 => break,
-                    len => all.extend_from_slice(&buffer[..len]),
+                let mut bytes = vec![0; size];
+                let mut buffer = ReadBuf::new(&mut bytes);
+                let (read, _) = poll_calling(&turn, |cx| Pin::new(&mut stream).poll_read(cx, &mut buffer)).await;
+                read.unwrap();
+                if buffer.filled().is_empty() {
+                    break;
                 }
+                all.extend_from_slice(buffer.filled());
             }
             assert_eq!(all, b"abcdefg");
         }
@@ -160,51 +197,91 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_always_has_more_waits_for_the_next_turn() {
-        let mut stream = Replay::new(Bytes::new(), tokio::io::repeat(b'a'), turn().0, 10);
-        let mut read = |cx: &mut Context<'_>| {
-            let mut bytes = [0; 100];
-            let mut buffer = ReadBuf::new(&mut bytes);
-            Pin::new(&mut stream).poll_read(cx, &mut buffer).map(|_| buffer.filled().len())
-        };
-        let mut turns = Vec::new();
-        // each turn ends with a wake: without one this would never end
-        poll_fn(|cx| {
-            let mut taken = 0;
-            while let Poll::Ready(len) = read(cx) {
-                taken += len;
+        for (seen, expected) in [(0, [10; 5]), (25, [10, 10, 15, 10, 10])] {
+            let seen = Bytes::from(vec![b'a'; seen]);
+            let turn = turn().0;
+            let mut stream = Replay::new(seen, tokio::io::repeat(b'a'), Rc::clone(&turn), 10);
+            let mut turns = Vec::new();
+            let mut cx = Context::from_waker(Waker::noop());
+            for _ in 0..5 {
+                let mut taken = 0;
+                loop {
+                    let mut bytes = [0; 100];
+                    let mut buffer = ReadBuf::new(&mut bytes);
+                    if Pin::new(&mut stream).poll_read(&mut cx, &mut buffer).is_pending() {
+                        break;
+                    }
+                    taken += buffer.filled().len();
+                }
+                turns.push(taken);
+                assert!(turn.turnstile.call() && !turn.turnstile.call(), "it stands there once");
             }
-            turns.push(taken);
-            if turns.len() < 3 { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
-        assert_eq!(turns, [10, 10, 10]);
+            assert_eq!(turns, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn of_connections_that_end_together_one_is_let_out_at_a_time() {
+        let one = turn().0;
+        let mut ends: Vec<_> = (0..100)
+            .map(|_| {
+                let turn = Turn::new(Rc::clone(&one.door), Rc::default(), Rc::clone(&one.leaving));
+                Replay::new(Bytes::new(), tokio::io::empty(), Rc::new(turn), usize::MAX)
+            })
+            .collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut waiting = || {
+            ends.retain_mut(|end| Pin::new(end).poll_read(&mut cx, &mut ReadBuf::new(&mut [0; 10])).is_pending());
+            ends.len()
+        };
+        assert_eq!(waiting(), 100);
+        for left in (0..100).rev() {
+            assert!(one.leaving.call());
+            assert_eq!(waiting(), left);
+        }
     }
 
     #[tokio::test]
     async fn a_request_that_came_with_the_one_before_it_waits_for_the_next_turn() {
         let (turn, _batches) = turn();
         let polls = async |turn: &Turn| {
-            let mut polls = 0;
             let mut end = std::pin::pin!(turn.end_if_used());
-            poll_fn(|cx| {
-                polls += 1;
-                end.as_mut().poll(cx)
-            })
-            .await;
-            polls
+            poll_calling(turn, |cx| end.as_mut().poll(cx)).await.1
         };
         assert_eq!(polls(&turn).await, 1, "the first one");
         assert_eq!([polls(&turn).await, polls(&turn).await], [2, 2]);
         let mut stream = Replay::new(Bytes::new(), &b"more"[..], Rc::clone(&turn), usize::MAX);
         stream.read_u8().await.unwrap();
+        drop(stream);
         assert_eq!(polls(&turn).await, 1, "it was read since");
+    }
+
+    #[tokio::test]
+    async fn requests_of_one_connection_stand_in_line_together_and_those_of_another_do_not_wait_for_them_all() {
+        let (one, _batches) = turn();
+        let other = Turn::new(Rc::clone(&one.door), Rc::clone(&one.turnstile), Rc::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        one.end_if_used().await;
+        other.end_if_used().await;
+        let mut many: Vec<_> = (0..100).map(|_| Box::pin(one.end_if_used())).collect();
+        let mut last = Box::pin(other.end_if_used());
+        // how many of the hundred still wait, and whether the other one does
+        let mut waiting = || {
+            many.retain_mut(|end| end.as_mut().poll(&mut cx).is_pending());
+            (many.len(), last.as_mut().poll(&mut cx).is_pending())
+        };
+        assert_eq!(waiting(), (100, true));
+        assert!(one.turnstile.call());
+        assert_eq!(waiting(), (99, true));
+        assert!(one.turnstile.call());
+        assert_eq!(waiting(), (99, false), "only one of the hundred was before it");
     }
 
     #[tokio::test]
     async fn a_thread_that_is_kept_busy_sends_what_waits() {
         let (turn, batches) = turn();
         turn.door.refuse(tallylight_proto::Front::Http1, Refusal::Type);
-        // a batch is sent when it is a millisecond old
+        // longer than a batch may be kept
         thread::sleep(Duration::from_millis(2));
         assert!(batches.is_empty());
         let mut stream = Replay::new(Bytes::new(), &b"more"[..], turn, usize::MAX);

@@ -1,4 +1,4 @@
-//! How much of the collector one peer may have: connections at a time, events a second. Both are off by default.
+//! How much of the collector one peer may have: connections at a time, tokens a second. Both are off by default.
 //!
 //! The rule kept here: what is kept of peers is bounded, whoever they are and however many, and where it forgets one, that
 //! one gets more than the limit, never less. The kernel deals a peer's connections out to all workers, so a limit is one

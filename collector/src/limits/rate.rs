@@ -1,7 +1,8 @@
-//! Events a second from one peer.
+//! Tokens a second for one peer: a request takes one, and a body as many as it has events, or one for each 4 KiB as decoded
+//! where that is more.
 //!
 //! A token bucket of one second, kept as the generic cell rate algorithm has it (ITU-T I.371): all that is known of a peer
-//! is when its bucket will be full again. Each event puts that off by its share of a second, and who has put it off to a second
+//! is when its bucket will be full again. Each token puts that off by its share of a second, and who has put it off to a second
 //! from now has had enough. A body of many events is taken as long as there is one left, and all of it is paid for before the
 //! next: no body is too large for ever.
 //!
@@ -10,7 +11,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::Peer;
@@ -32,10 +33,10 @@ struct Bucket {
     full_at: u64,
 }
 
-/// How many events each peer may send.
+/// How many tokens each peer may use up.
 #[derive(Debug)]
 pub struct RateLimit {
-    /// What an event takes out of a bucket, in ns.
+    /// What a token is of a bucket, in ns.
     share: u64,
     rows: Box<[Mutex<Row>]>,
     hasher: RandomState,
@@ -55,28 +56,51 @@ impl RateLimit {
         }
     }
 
-    /// Whether whoever has this address may send these events, which then are used up. 0: whether one more would do.
-    pub fn take(&self, address: IpAddr, events: u64) -> bool {
-        self.ask(address.into(), self.now(), events)
+    /// Whether whoever has this address has a token left, which then is used up.
+    pub fn take(&self, address: IpAddr) -> bool {
+        self.ask(address.into(), self.now())
+    }
+
+    /// Takes so many, whether they are there or not: what is missing is paid for before the next one.
+    pub fn charge(&self, address: IpAddr, tokens: u64) {
+        if tokens > 0 {
+            self.pay(address.into(), self.now(), tokens);
+        }
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn ask(&self, peer: Peer, now: u64, events: u64) -> bool {
-        let row = usize::try_from(self.hasher.hash_one(peer) % ROWS as u64).unwrap_or_default();
-        let mut row = self.rows[row].lock().unwrap_or_else(PoisonError::into_inner);
-        let known = row.iter().position(|bucket| bucket.peer == peer);
-        let full_at = known.map_or(0, |place| row[place].full_at).max(now);
-        let has_left = full_at - now + self.share <= BURST;
-        if events > 0 && has_left {
-            let soonest = || (0..ROW_PEERS).min_by_key(|place| row[*place].full_at).unwrap_or_default();
-            let place = known.unwrap_or_else(soonest);
-            row[place] = Bucket { peer, full_at: full_at + events * self.share };
+    fn ask(&self, peer: Peer, now: u64) -> bool {
+        let mut row = self.row(peer);
+        let has_left = full_at(&row, peer, now) - now + self.share <= BURST;
+        if has_left {
+            self.put_off(&mut row, peer, now, 1);
         }
         has_left
     }
+
+    fn pay(&self, peer: Peer, now: u64, tokens: u64) {
+        self.put_off(&mut self.row(peer), peer, now, tokens);
+    }
+
+    fn row(&self, peer: Peer) -> MutexGuard<'_, Row> {
+        let row = usize::try_from(self.hasher.hash_one(peer) % ROWS as u64).unwrap_or_default();
+        self.rows[row].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put_off(&self, row: &mut Row, peer: Peer, now: u64, tokens: u64) {
+        let full_at = full_at(row, peer, now) + tokens * self.share;
+        let known = row.iter().position(|bucket| bucket.peer == peer);
+        let soonest = || (0..ROW_PEERS).min_by_key(|place| row[*place].full_at).unwrap_or_default();
+        row[known.unwrap_or_else(soonest)] = Bucket { peer, full_at };
+    }
+}
+
+/// When a peer's bucket is full again: now, if it is already.
+fn full_at(row: &Row, peer: Peer, now: u64) -> u64 {
+    row.iter().find(|bucket| bucket.peer == peer).map_or(0, |bucket| bucket.full_at).max(now)
 }
 
 #[cfg(test)]
@@ -87,7 +111,7 @@ mod tests {
 
     /// How many of so many events at this time were taken.
     fn taken(limit: &RateLimit, peer: Peer, now: u64, asked: u32) -> u32 {
-        (0..asked).map(|_| u32::from(limit.ask(peer, now, 1))).sum()
+        (0..asked).map(|_| u32::from(limit.ask(peer, now))).sum()
     }
 
     #[test]
@@ -95,9 +119,7 @@ mod tests {
         let limit = RateLimit::new(100);
         let (one, other) = (Peer(1), Peer(2));
         let start = 7_000 * MS;
-        assert!(limit.ask(one, start, 0), "looking takes nothing");
         assert_eq!(taken(&limit, one, start, 1_000), 100, "a burst of a second");
-        assert!(!limit.ask(one, start, 0));
         assert_eq!(taken(&limit, other, start, 1_000), 100, "nobody pays for another one");
         assert_eq!(taken(&limit, one, start + 9 * MS, 1_000), 0);
         assert_eq!(taken(&limit, one, start + 10 * MS, 1_000), 1);
@@ -112,10 +134,10 @@ mod tests {
         let limit = RateLimit::new(100);
         let peer = Peer(1);
         assert_eq!(taken(&limit, peer, 1_000 * MS, 99), 99);
-        assert!(limit.ask(peer, 1_000 * MS, 1_000), "one is left");
-        assert!(!limit.ask(peer, 10_990 * MS, 1), "990 ms and 10 s are owed");
-        assert!(!limit.ask(peer, 10_990 * MS, 0));
-        assert!(limit.ask(peer, 11_000 * MS, 1));
+        assert!(limit.ask(peer, 1_000 * MS), "one is left");
+        limit.pay(peer, 1_000 * MS, 999);
+        assert!(!limit.ask(peer, 10_990 * MS), "10 s are owed");
+        assert!(limit.ask(peer, 11_000 * MS));
     }
 
     #[test]
@@ -123,7 +145,7 @@ mod tests {
         let limit = RateLimit::new(10);
         for n in 0..1_000_000_u128 {
             let peer = Peer(n << 64 | 1);
-            assert!(limit.ask(peer, 1_000 * MS, 1), "a peer that was not seen before");
+            assert!(limit.ask(peer, 1_000 * MS), "a peer that was not seen before");
         }
         let known: usize =
             limit.rows.iter().map(|row| row.lock().unwrap().iter().filter(|b| b.full_at > 0).count()).sum();
@@ -137,7 +159,7 @@ mod tests {
         assert_eq!(taken(&limit, greedy, 1_000 * MS, 100), 10);
         for n in 0..200_000_u128 {
             // each of them sends once, and later ones make room for each other
-            limit.ask(Peer(n << 64 | 5), 1_000 * MS, 1);
+            limit.ask(Peer(n << 64 | 5), 1_000 * MS);
         }
         assert_eq!(taken(&limit, greedy, 1_000 * MS, 100), 0);
     }

@@ -286,6 +286,8 @@ mod tests {
                 },
                 redirect_keys: Watched::new(redirect_keys),
                 rate_limit: None,
+                turnstile: Rc::default(),
+                leaving: Rc::default(),
                 door: Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)),
                 stats: Arc::default(),
                 phase: Watch::new(phase),

@@ -11,7 +11,9 @@
 //!
 //! The content type decides nothing about JSON, because a page without preflight can send only three of them.
 
-use serde::de::IgnoredAny;
+use std::iter::Enumerate;
+use std::slice::Split;
+
 use serde_json::value::RawValue;
 
 use crate::event::{Event, Id};
@@ -83,37 +85,163 @@ pub fn from_body(
     new_id: &mut dyn FnMut() -> Id,
     sink: &mut dyn FnMut(&Event<'_>) -> Result<(), Detail>,
 ) -> Judged {
-    let url = Fields::of_query(body.query.as_bytes());
-    let mut out = Out { url: &url, context, new_id, sink };
-    let bytes = trim(body.bytes);
-    let one = match Kind::of(body, bytes) {
-        Kind::Multipart => Err(Detail::Multipart),
-        Kind::Array => return array(bytes, &mut out),
-        Kind::Object => whole_object(bytes, &mut out),
-        Kind::Ping => {
-            let mut fields = Fields::default();
-            fields.put_known(Key::Page, body.ping_from);
-            fields.put_known(Key::Target, body.ping_to);
-            out.give(fields, PING_EVENT, 0)
-        }
-        Kind::Query => out.give(Fields::of_query(bytes), DEFAULT_EVENT, 0),
-        Kind::Lines => return lines(bytes, &mut out),
-    };
-    Judged::whole(1, one.map_err(Reject::from))
+    let mut entries = Entries::of(*body);
+    entries.judge(Piece::ALL, context, new_id, sink);
+    entries.judged
 }
 
 /// How many events a body has: as many as [`from_body`] would judge, at a small part of its cost.
 pub fn count(body: &Body<'_>) -> u64 {
-    let bytes = trim(body.bytes);
-    let events = match Kind::of(body, bytes) {
-        Kind::Multipart | Kind::Object | Kind::Ping | Kind::Query => 1,
-        Kind::Array => {
-            let text = str::from_utf8(bytes).unwrap_or_default();
-            serde_json::from_str::<Vec<IgnoredAny>>(text).map_or(1, |entries| entries.len().max(1))
+    Entries::of(*body).len()
+}
+
+/// The events of a body, to be judged piece by piece: [`from_body`] does all of it at once.
+pub struct Entries<'a> {
+    body: Body<'a>,
+    len: usize,
+    /// How many were judged or given up.
+    next: usize,
+    rest: Rest<'a>,
+    judged: Judged,
+}
+
+/// What is yet to be judged.
+enum Rest<'a> {
+    Nothing,
+    Object,
+    Ping,
+    Query,
+    Array(std::vec::IntoIter<&'a RawValue>),
+    Lines(Lines<'a>),
+}
+
+/// Lines, with where they stand.
+type Lines<'a> = Enumerate<Split<'a, u8, fn(&u8) -> bool>>;
+
+/// How much is judged at a time: until one of them is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    /// Events.
+    pub events: usize,
+    /// Bytes of them.
+    pub bytes: usize,
+}
+
+impl Piece {
+    /// Everything.
+    pub const ALL: Self = Self { events: usize::MAX, bytes: usize::MAX };
+}
+
+impl<'a> Entries<'a> {
+    /// Looks what kind of body this is and counts its events.
+    pub fn of(body: Body<'a>) -> Self {
+        let bytes = trim(body.bytes);
+        let refused = |events: usize, detail: Detail| Self {
+            body,
+            len: events,
+            next: events,
+            rest: Rest::Nothing,
+            judged: Judged::whole(events, Err(detail.into())),
+        };
+        let (len, rest) = match Kind::of(&body, bytes) {
+            Kind::Multipart => return refused(1, Detail::Multipart),
+            Kind::Object => (1, Rest::Object),
+            Kind::Ping => (1, Rest::Ping),
+            Kind::Query => (1, Rest::Query),
+            Kind::Array => match array(bytes) {
+                Ok(entries) if entries.is_empty() => return refused(1, Detail::NoEvents),
+                Ok(entries) => (entries.len(), Rest::Array(entries.into_iter())),
+                Err(detail) => return refused(1, detail),
+            },
+            Kind::Lines => (lines_of(bytes).filter(is_line).count(), Rest::Lines(lines_of(bytes))),
+        };
+        if len > MAX_EVENTS {
+            return refused(len, Detail::TooMany { events: len });
         }
-        Kind::Lines => lines_of(bytes).count(),
-    };
-    events as u64
+        Self { body, len, next: 0, rest, judged: Judged::default() }
+    }
+
+    /// The body.
+    pub fn body(&self) -> &Body<'a> {
+        &self.body
+    }
+
+    /// How many events there are.
+    #[expect(clippy::len_without_is_empty, reason = "no body is without an event")]
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Judges some more, as [`from_body`] says. Whether there is anything left.
+    pub fn judge(
+        &mut self,
+        piece: Piece,
+        context: &Context<'_>,
+        new_id: &mut dyn FnMut() -> Id,
+        sink: &mut dyn FnMut(&Event<'_>) -> Result<(), Detail>,
+    ) -> bool {
+        let body = self.body;
+        let url = Fields::of_query(body.query.as_bytes());
+        let mut out = Out { url: &url, context, new_id, sink };
+        let one = match &mut self.rest {
+            Rest::Nothing => return false,
+            Rest::Object => whole_object(trim(body.bytes), &mut out),
+            Rest::Query => out.give(Fields::of_query(trim(body.bytes)), DEFAULT_EVENT, 0),
+            Rest::Ping => {
+                let mut fields = Fields::default();
+                fields.put_known(Key::Page, body.ping_from);
+                fields.put_known(Key::Target, body.ping_to);
+                out.give(fields, PING_EVENT, 0)
+            }
+            Rest::Array(_) | Rest::Lines(_) => return self.judge_some(piece, &mut out),
+        };
+        self.end(Judged::whole(1, one.map_err(Reject::from)))
+    }
+
+    fn judge_some(&mut self, piece: Piece, out: &mut Out<'_, '_>) -> bool {
+        let (mut events, mut bytes) = (0, 0);
+        while events < piece.events && bytes < piece.bytes {
+            match &mut self.rest {
+                Rest::Array(entries) => {
+                    let Some(entry) = entries.next() else {
+                        return self.end(Judged::whole(self.len, Ok(())));
+                    };
+                    let given = object::fields(entry.get()).and_then(|f| out.give(f, DEFAULT_EVENT, self.next));
+                    if let Err(detail) = given {
+                        let reject = Reject { place: Place::Entry(self.next + 1), detail };
+                        return self.end(Judged::whole(self.len, Err(reject)));
+                    }
+                    bytes += entry.get().len();
+                }
+                Rest::Lines(lines) => {
+                    let Some((index, line)) = lines.by_ref().map(trim_line).find(is_line) else {
+                        self.rest = Rest::Nothing;
+                        return false;
+                    };
+                    match line_fields(line).and_then(|fields| out.give(fields, DEFAULT_EVENT, self.next)) {
+                        Ok(()) => self.judged.taken += 1,
+                        Err(detail) => self.judged.refuse(1, Reject { place: Place::Line(index + 1), detail }),
+                    }
+                    bytes += line.len();
+                }
+                _ => return false,
+            }
+            events += 1;
+            self.next += 1;
+        }
+        // an array is judged when its end is reached
+        self.next < self.len || matches!(self.rest, Rest::Array(_))
+    }
+
+    fn end(&mut self, judged: Judged) -> bool {
+        (self.judged, self.next, self.rest) = (judged, self.len, Rest::Nothing);
+        false
+    }
+
+    /// How the body was judged, when nothing is left of it.
+    pub fn into_judged(self) -> Judged {
+        self.judged
+    }
 }
 
 /// What a body is, see above.
@@ -172,45 +300,24 @@ fn whole_object(bytes: &[u8], out: &mut Out<'_, '_>) -> Result<(), Detail> {
     out.give(object::fields(text)?, DEFAULT_EVENT, 0)
 }
 
-fn array(bytes: &[u8], out: &mut Out<'_, '_>) -> Judged {
-    let text = str::from_utf8(bytes).map_err(|_| Detail::NotUtf8);
-    let entries = text.and_then(|text| serde_json::from_str(text).map_err(|error| Detail::Json { error }));
-    let entries: Vec<&RawValue> = match entries {
-        Ok(entries) => entries,
-        Err(detail) => return Judged::whole(1, Err(detail.into())),
-    };
-    match entries.len() {
-        0 => return Judged::whole(1, Err(Detail::NoEvents.into())),
-        events if events > MAX_EVENTS => return Judged::whole(events, Err(Detail::TooMany { events }.into())),
-        _ => {}
-    }
-    let bad = entries.iter().enumerate().find_map(|(index, entry)| {
-        let given = object::fields(entry.get()).and_then(|fields| out.give(fields, DEFAULT_EVENT, index));
-        given.err().map(|detail| Reject { place: Place::Entry(index + 1), detail })
-    });
-    Judged::whole(entries.len(), bad.map_or(Ok(()), Err))
+fn array(bytes: &[u8]) -> Result<Vec<&RawValue>, Detail> {
+    let text = str::from_utf8(bytes).map_err(|_| Detail::NotUtf8)?;
+    serde_json::from_str(text).map_err(|error| Detail::Json { error })
 }
 
-fn lines(bytes: &[u8], out: &mut Out<'_, '_>) -> Judged {
-    let lines = lines_of(bytes);
-    let events = lines.clone().count();
-    if events > MAX_EVENTS {
-        return Judged::whole(events, Err(Detail::TooMany { events }.into()));
-    }
-    let mut judged = Judged::default();
-    for (place, (index, line)) in lines.enumerate() {
-        match line_fields(line).and_then(|fields| out.give(fields, DEFAULT_EVENT, place)) {
-            Ok(()) => judged.taken += 1,
-            Err(detail) => judged.refuse(1, Reject { place: Place::Line(index + 1), detail }),
-        }
-    }
-    judged
+/// All lines, with where they stand.
+fn lines_of(bytes: &[u8]) -> Lines<'_> {
+    let is_end: fn(&u8) -> bool = |byte| *byte == b'\n';
+    bytes.split(is_end).enumerate()
 }
 
-/// Those that are not blank, with where they stand.
-fn lines_of(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> + Clone {
-    let numbered = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate();
-    numbered.filter(|(_, line)| !line.is_empty())
+fn trim_line((index, line): (usize, &[u8])) -> (usize, &[u8]) {
+    (index, line.trim_ascii())
+}
+
+/// Blank ones are none.
+fn is_line((_, line): &(usize, &[u8])) -> bool {
+    !line.trim_ascii().is_empty()
 }
 
 fn line_fields(line: &[u8]) -> Result<Fields<'_>, Detail> {

@@ -30,7 +30,7 @@ use crate::link::Link;
 use crate::reason::Front;
 use crate::time::Millis;
 
-pub use body::{Body, Judged, count, from_body, is_blank};
+pub use body::{Body, Entries, Judged, Piece, count, from_body, is_blank};
 pub use fault::{Detail, Place, Reject};
 pub(crate) use page::host;
 pub use page::site_name;

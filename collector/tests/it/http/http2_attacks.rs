@@ -156,3 +156,37 @@ fn whoever_takes_no_byte_of_an_answer_is_cut_off() {
     });
     fixture.assert_ledger([honest, honest, 0]);
 }
+
+/// Reads frames until there are so many answers' heads, and then for a moment more: whether there is another one.
+fn heads_of_answers(stream: &mut TcpStream, until: usize) -> usize {
+    let mut heads = 0;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    loop {
+        let mut head = [0; 9];
+        match stream.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(_) => return heads,
+        }
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        io::copy(&mut Read::take(&mut *stream, len.into()), &mut io::sink()).unwrap();
+        heads += usize::from(head[3] == HEADERS);
+        if heads == until {
+            stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn whoever_takes_no_answer_gets_no_more_of_them_and_all_when_it_does() {
+    let fixture = Fixture::start(&[]);
+    let get = head(GET, "/beacon.js");
+    let requests: Vec<u8> = (0..100).flat_map(|n| frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get)).collect();
+    let mut stream = connect(&fixture, &[0, 4, 0, 0, 0, 0]);
+    stream.write_all(&requests).unwrap();
+    assert_eq!(heads_of_answers(&mut stream, 16), 16);
+    // what takes no room goes on: its window is that of the connection
+    let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]);
+    stream.write_all(&[settings, frame(WINDOW_UPDATE, 0, 0, &[0, 16, 0, 0])].concat()).unwrap();
+    assert_eq!(heads_of_answers(&mut stream, 84), 84);
+    fixture.assert_ledger([0, 0, 0]);
+}

@@ -1,7 +1,11 @@
 //! What one peer may have of the collector, where the operator limits it.
 
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::time::Instant;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use super::redirect::{Redirecting, assert_redirects};
 use super::{Connection, Fixture, post};
@@ -81,10 +85,10 @@ fn a_peer_over_its_rate_is_told_so_and_each_of_its_events_is_counted() {
     }
 
     let logged = taken[0] + 2 * taken[1] + taken[2];
-    let received = TIMES + 3 * TIMES + TIMES;
-    // a body over the rate is not judged: each of its events is shed
-    fixture.assert_ledger([received as u64, logged as u64, taken[1] as u64]);
-    assert_eq!(shed(&fixture), (received - taken[1] - logged) as u64);
+    // a body over the rate is not read: it is one event, whatever stands in it
+    let over = 3 * TIMES - taken.iter().sum::<usize>();
+    fixture.assert_ledger([(logged + taken[1] + over) as u64, logged as u64, taken[1] as u64]);
+    assert_eq!(shed(&fixture), over as u64);
 }
 
 #[test]
@@ -110,27 +114,86 @@ fn a_rate_is_one_for_all_connections_and_workers_and_another_peers_is_its_own() 
 }
 
 #[test]
-fn what_is_no_event_is_not_limited_and_asking_uses_nothing_up() {
-    let fixture = Fixture::start(&["--max-rate-per-peer=1"]);
-    let mut connection = fixture.connect();
-    for line in ["OPTIONS /api/beacon", "HEAD /api/beacon", "GET /api/beacon?debug=1", "GET /beacon.js", "GET /nothing"]
-    {
-        // answers to HEAD have a length and no body
-        let mut alone = fixture.connect();
-        for _ in 0..5 {
-            let request = format!("{line} HTTP/1.1\r\nHost: x\r\n\r\n");
-            if line.starts_with("HEAD") {
-                assert_eq!(fixture.collector.request("HEAD", "/api/beacon", &[], b"").status, 200);
-            } else {
-                alone.send(&request);
-                assert_ne!(alone.reply().status, 429, "{line}");
-            }
+fn every_request_costs_a_token_whatever_it_is_and_what_is_no_event_is_none() {
+    let fixture = Fixture::start(&["--max-rate-per-peer=1", "--trusted-proxy=127.0.0.1"]);
+    let lines = [
+        ("OPTIONS /api/beacon", 204),
+        ("GET /api/beacon?debug=1", 200),
+        ("GET /beacon.js", 200),
+        ("GET /nothing", 404),
+        ("PUT /api/beacon", 405),
+        ("POST /pixel.gif", 405),
+    ];
+    for (n, (line, status)) in lines.into_iter().enumerate() {
+        let client = format!("192.0.2.{n}");
+        let request = format!("{line} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\r\n");
+        let (mut connection, begun) = (fixture.connect(), Instant::now());
+        let replies = burst(&mut connection, request.as_bytes(), 20);
+        assert_eq!(replies[0].status, status, "{line}");
+        let refused = over_rate(&replies);
+        assert!((20 - refused.len()) as f64 <= most_since(begun, 1.0), "{line}: {}", refused.len());
+        for reply in refused {
+            assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")), "{line}");
         }
     }
-    let replies = burst(&mut connection, format!("{GET}\r\n").as_bytes(), 20);
-    assert_eq!(replies[0].status, 200);
-    assert!(!over_rate(&replies).is_empty());
-    fixture.ledger();
+    // an answer to HEAD has a length and no body
+    let head = || fixture.collector.request("HEAD", "/api/beacon", &[("X-Forwarded-For", "192.0.2.99")], b"").status;
+    assert_eq!(head(), 200);
+    wait_for("a HEAD over the rate", || (head() == 429).then_some(()));
+    fixture.assert_ledger([0, 0, 0]);
+    assert_eq!(shed(&fixture), 0);
+}
+
+#[test]
+fn a_body_costs_what_it_becomes_also_where_that_is_too_much() {
+    let fixture = Fixture::start(&["--max-rate-per-peer=2", "--trusted-proxy=127.0.0.1"]);
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let value = "v".repeat(60_000);
+    let large = format!("a={value}");
+    for (n, (body, encoding, status)) in [
+        // 256 tokens: two minutes
+        (gzip(&vec![b'a'; 8 << 20]), "gzip", 413),
+        (gzip(large.as_bytes()), "gzip", 204),
+        (large.into_bytes(), "identity", 204),
+        (b"a=1\n".repeat(100), "identity", 204),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let client = format!("192.0.2.{n}");
+        let mut connection = fixture.connect();
+        connection.send(post("", &[("X-Forwarded-For", &client), ("Content-Encoding", encoding)], &body));
+        let reply = connection.reply();
+        assert_eq!(reply.status, status, "{n}: {}", reply.text());
+        connection.send(pixel_of(&client));
+        assert_eq!(connection.reply().status, 429, "{n}");
+    }
+    fixture.assert_ledger([3 + 100 + 4, 2 + 100, 1]);
+}
+
+#[test]
+fn a_body_over_the_rate_is_neither_asked_for_nor_looked_into_and_the_answer_arrives_behind_it() {
+    let fixture = Fixture::start(&["--max-rate-per-peer=1"]);
+    let mut connection = fixture.connect();
+    // 100 s
+    connection.send(post("", &[], &b"a=1\n".repeat(100)));
+    assert_eq!(connection.reply().status, 204);
+    for (encoding, body) in [("gzip", &b"this is no gzip"[..]), ("br", b"a=1"), ("identity", &[b'a'; 200_000])] {
+        connection.send(post("", &[("Content-Encoding", encoding), ("Origin", "null")], body));
+        let reply = connection.reply();
+        assert_eq!((reply.status, reply.header("tallylight-refused")), (429, Some("rate")), "{encoding}");
+        assert_eq!(reply.header("access-control-allow-origin"), Some("null"));
+    }
+    connection.send("POST /api/beacon HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n");
+    let reply = connection.reply();
+    assert_eq!((reply.status, reply.header("connection")), (429, Some("close")));
+    assert!(connection.is_closed());
+    fixture.assert_ledger([104, 100, 0]);
+    assert_eq!(shed(&fixture), 4);
 }
 
 #[test]
