@@ -115,14 +115,20 @@ impl Front {
             door: Rc::clone(&door),
             stats: Arc::new(WorkerStats::default()),
             rate_limit: Some(Arc::new(RateLimit::new(1000))),
+            turnstile: Rc::default(),
+            leaving: Rc::default(),
             phase: Watch::new(phase),
             accepting: Cell::new(1),
             ended: Notify::new(),
         };
         let mut runtime = Builder::new_current_thread();
         let runtime = runtime.enable_all().on_thread_park(flush).build_local(LocalOptions::default());
+        let runtime = runtime.expect("an event loop");
+        for turnstile in [&shared.turnstile, &shared.leaving].map(Rc::clone) {
+            runtime.spawn_local(async move { turnstile.run().await });
+        }
         Self {
-            runtime: runtime.expect("an event loop"),
+            runtime,
             shared: Rc::new(shared),
             door,
             status: log.status(),

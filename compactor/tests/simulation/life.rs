@@ -12,7 +12,7 @@ use tallylight_collector::log::{Level, LogError, Recovered, storage};
 use tallylight_compactor::commit::Commit;
 use tallylight_host::disk;
 use tallylight_host::simulated::{Call, Chance, Death, Fate, Faults, Process, World};
-use tallylight_proto::beacon::{Body, Context};
+use tallylight_proto::beacon::{Body, Context, Entries};
 use tallylight_proto::datagram::{Number, SourceId};
 use tallylight_proto::{Counts, Front, layout};
 
@@ -191,8 +191,7 @@ impl Life {
         let event = oracle.add(sent);
         oracle.events[event].copies += 1;
         drop(oracle);
-        self.stage
-            .at_the_door(|| drop(collector.door.pixel(&query, &context(Front::Http1, &self.stage.world, None), None)))
+        self.stage.at_the_door(|| drop(collector.door.pixel(&query, &context(Front::Http1, &self.stage.world, None))))
     }
 
     /// What was sent before, again: because it was not answered, or because its sender did not hear the answer.
@@ -686,7 +685,7 @@ impl Stage {
         };
         self.at_the_door(|| {
             let body = Body { bytes: bytes.as_bytes(), ..Body::default() };
-            match collector.door.body(&body, &context(Front::Http2, &self.world, None), level, None) {
+            match collector.door.body(Entries::of(body), &context(Front::Http2, &self.world, None), level) {
                 Posted::Sent { ack, refused, .. } => {
                     assert_eq!(refused, 0, "all of these are good: {bytes}");
                     // of a body that is larger than a segment a part may be there
