@@ -16,6 +16,7 @@ import io
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,11 @@ def caught_by(mutant):
     """What catches it, or nothing."""
     for arguments in tests_of(mutant):
         is_built, said = cargo(arguments, "--no-run")
+        if not is_built:
+            # a run that was ended in the midst of a build may have left half of one
+            for package in sorted((SCRATCH / "target/debug/incremental").glob("*")):
+                shutil.rmtree(package)
+            is_built, said = cargo(arguments, "--no-run")
         if not is_built:
             print(said)
             sys.exit(f"{mutant['name']} does not build")
