@@ -16,7 +16,6 @@ import io
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -110,8 +109,9 @@ def caught_by(mutant):
         is_built, said = cargo(arguments, "--no-run")
         if not is_built:
             # a run that was ended in the midst of a build may have left half of one
-            for package in sorted((SCRATCH / "target/debug/incremental").glob("*")):
-                shutil.rmtree(package)
+            ours = [f"-ptallylight-{name}" for name in ("proto", "host", "sender", "service", "collector", "compactor")]
+            target = ["--target-dir", SCRATCH / "target"]
+            subprocess.run(["cargo", "clean", "-q", *target, *ours], cwd=SCRATCH / "tree", check=True)
             is_built, said = cargo(arguments, "--no-run")
         if not is_built:
             print(said)
