@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The rule: **nothing that survives the process, and nothing that could differ between two runs, is had any other
-//! way.** So with the feature `simulated` a test can put a [`simulated::World`] behind a thread: a disk that loses,
+//! way.** So with the feature `simulated` a test can put a `simulated::World` behind a thread: a disk that loses,
 //! tears and rots, a clock that jumps, chance that comes from a seed. Without the feature, as in every program that is
 //! shipped, each function here is the system call and nothing else; with it, threads without a world use the machine.
 //!
