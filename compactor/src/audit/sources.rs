@@ -35,7 +35,7 @@ pub struct SourcesCheck {
     untracked: Fates,
     /// A ledger record was seen, with all that was before.
     has_begun: bool,
-    /// Records lost, in all and since the last ledger record.
+    /// Records lost, in all and since the last ledger record that told of all sources.
     lost: u64,
     lost_since: u64,
 }
@@ -87,7 +87,10 @@ impl SourcesCheck {
         }
         self.forget();
         self.touched.clear();
-        self.lost_since = 0;
+        // one with changes does not tell of the sources that only lost records were of
+        if marks.scope == Scope::All {
+            self.lost_since = 0;
+        }
         wrong
     }
 
@@ -403,6 +406,9 @@ mod tests {
         pair.arrive(1, 1, true);
         pair.check.lost(1);
         assert_eq!(pair.tell(Marks::default()), Vec::<String>::new());
+        // and so was an event of another source, of which only the next one with all tells
+        pair.table.arrive(&Arrival { number: number(2, 1), events: 1, is_recorded: true }, pair.now);
+        assert_eq!(pair.tell(pair.table.all()), Vec::<String>::new());
     }
 
     fn more_by_one() -> Vec<String> {
