@@ -235,11 +235,10 @@ mod tests {
     use super::*;
     use tallylight_proto::segment::FRAME_LEN;
 
-    #[test]
-    fn events_leave_room_for_the_ledger_and_nothing_goes_over_the_end() {
-        const CAPACITY: usize = 64 * 1024;
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = MappedFile::create(&folder.path().join("x.new"), CAPACITY as u64).expect("room");
+    const CAPACITY: usize = 64 * 1024;
+
+    fn begun(folder: &Path) -> Active {
+        let file = MappedFile::create(&folder.join("x.new"), CAPACITY as u64).expect("room");
         let header = Header {
             node: "n".into(),
             base: 0,
@@ -249,7 +248,35 @@ mod tests {
             reserve: 0,
             created_at: 0,
         };
-        let mut active = Prepared::new(file, header).and_then(|new| new.begin(folder.path(), 0)).expect("room");
+        Prepared::new(file, header).and_then(|new| new.begin(folder, 0)).expect("room")
+    }
+
+    #[test]
+    fn a_mark_that_is_torn_leaves_the_one_before_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut active = begun(folder.path());
+        let mut marks = Vec::new();
+        for _ in 0..4 {
+            active.append(&[7; 100]);
+            active.commit();
+            marks.push(active.end());
+            let mut page = vec![0; HEADER_LEN];
+            active.file.read_at(0, &mut page).expect("readable");
+            let newest = Mark::read(&page, 1, MarkKind::Committed).0;
+            assert_eq!(newest, marks.last().copied());
+            for slot in 0..2 {
+                let mut torn = page.clone();
+                torn[Mark::offset(MarkKind::Committed, slot)] ^= 1;
+                let (left, damaged) = Mark::read(&torn, 1, MarkKind::Committed);
+                assert!(damaged.is_some() && left >= marks.iter().rev().nth(1).copied(), "{left:?} of {marks:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn events_leave_room_for_the_ledger_and_nothing_goes_over_the_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut active = begun(folder.path());
         while active.has_room(1000) {
             active.append(&[7; 1000]);
         }
