@@ -49,9 +49,13 @@ fn without_storage_or_with_full_storage_a_click_is_sent_all_the_same() {
                 "/full" => FILL,
                 "/sandboxed" => {
                     return page_with(
-                        "",
+                        "<script>addEventListener('message', () => { window.isDrawn = true })</script>",
                         "<iframe id=\"link\" sandbox=\"allow-scripts allow-popups\" src=\"/frame\" width=\"200\" height=\"100\"></iframe>",
                     );
+                }
+                // a frame of its own process takes no click before it is drawn
+                "/frame" => {
+                    "<script>requestAnimationFrame(() => requestAnimationFrame(() => parent.postMessage('', '*')))</script>"
                 }
                 _ => "",
             };
@@ -71,6 +75,9 @@ fn without_storage_or_with_full_storage_a_click_is_sent_all_the_same() {
                 let error = tab
                     .eval("(() => { try { localStorage.more = 'xxxxxxxx' } catch (error) { return error.name } })()");
                 assert!(error.as_str().unwrap().to_lowercase().contains("quota"), "{error}");
+            }
+            if item == "sandboxed" {
+                wait_for("the frame to be drawn", || tab.eval("window.isDrawn === true").as_bool()?.then_some(()));
             }
             tab.click("#link", How::Left);
             shop.wait_arrival("/arrived").close();
