@@ -94,6 +94,10 @@ pub fn follow(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<(),
                 let text = chain(&error);
                 tracing::error!("cannot compact, trying again: {text}");
                 metrics.ended(Some(text));
+                if compaction.is_none() {
+                    // how far it is behind is not known, but that it is
+                    metrics.behind(1);
+                }
                 if let Some(compaction) = compaction.take().filter(|_| error.is_damaged_index()) {
                     Compaction::discard_index(compaction.config());
                 }
