@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
-use super::supply::Turn;
 use super::{
     Appender, Batch, LogError, Options, Parts, Recovered, Status, supply::Supply, syncer::Syncer, writer::Writer,
 };
@@ -91,7 +90,7 @@ impl LogByTurns {
             }
             Thread::Supply => {
                 let Ok(_busy) = self.is_supplying.try_borrow_mut() else { return Ok(false) };
-                let _ = matches!(self.supply.turn()?, Turn::Stopped);
+                drop(self.supply.turn()?);
             }
         }
         Ok(true)

@@ -5,8 +5,8 @@
 //! seal it, because the collector is dead or long past it. Then the whole file is searched, not only what its
 //! marks promise: after a power cut they may be older than the records.
 //!
-//! What is handed out for [`Purpose::Cover`] is on disk, and so is the begin of the segment that another one was left for: a segment that is not synced as far as it is read is
-//! synced here first. Whoever follows the log leaves that to the collector, as long as it does so between two looks. At the end of the log, a hole with nothing behind it is left alone: whether it is one is
+//! What is handed out for [`Purpose::Cover`] is on disk, and so is the begin of the segment that another one was left
+//! for: a segment that is not synced as far as it is read is synced here first. Whoever follows the log leaves that to the collector, as long as it does so between two looks. At the end of the log, a hole with nothing behind it is left alone: whether it is one is
 //! only known when the collector has recovered.
 
 use std::ops::ControlFlow;
