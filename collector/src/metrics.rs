@@ -41,6 +41,7 @@ struct Series {
     connections: Gauge,
     accept_errors: Counter,
     over_peer_limit: Counter,
+    evicted: Counter,
     pushed: Counter,
     popped: Counter,
     limit: Gauge,
@@ -124,6 +125,7 @@ impl Metrics {
         set(&series.connections, opened.saturating_sub(closed));
         series.accept_errors.absolute(sum(&|stats| &stats.accept_errors));
         series.over_peer_limit.absolute(sum(&|stats| &stats.over_peer_limit));
+        series.evicted.absolute(sum(&|stats| &stats.evicted));
         series.datagrams.errors.absolute(sum(&|stats| &stats.udp_receive_errors));
         series.debug.absolute(sum(&|stats| &stats.debug));
         for (class, counter) in series.answers.iter().enumerate() {
@@ -230,6 +232,7 @@ impl Series {
             connections: gauge!("tallylight_http_connections"),
             accept_errors: counter!("tallylight_http_accept_errors_total"),
             over_peer_limit: counter!("tallylight_http_connections_over_peer_limit_total"),
+            evicted: counter!("tallylight_http_connections_evicted_total"),
             pushed: counter!("tallylight_queue_batches_pushed_total"),
             popped: counter!("tallylight_queue_batches_popped_total"),
             limit: gauge!("tallylight_queue_batches_limit"),
@@ -290,6 +293,10 @@ fn describe() {
         (
             "tallylight_http_connections_over_peer_limit_total",
             "Connections closed at once, since their peers had as many as they may.",
+        ),
+        (
+            "tallylight_http_connections_evicted_total",
+            "Connections closed that had been silent for long, to make room for others: see --max-connections.",
         ),
         ("tallylight_queue_batches_pushed_total", "Batches sent to the log writer."),
         ("tallylight_queue_batches_popped_total", "Batches taken by the log writer."),

@@ -144,7 +144,7 @@ pub struct Settings {
     #[arg(default_value = "64KiB")]
     pub max_body: ByteSize,
 
-    /// Connections at a time; more wait in the kernel
+    /// Connections at a time. For one more, one that was silent for long is closed; if there is none it waits in the kernel
     #[arg(long, env = "TALLYLIGHT_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     #[arg(default_value = "16000")]
     pub max_connections: NonZeroUsize,

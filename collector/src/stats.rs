@@ -73,6 +73,8 @@ pub struct WorkerStats {
     pub accept_errors: Tally,
     /// Connections closed at once, since their peers had enough.
     pub over_peer_limit: Tally,
+    /// Connections closed to make room for others.
+    pub evicted: Tally,
     /// Times that datagrams could not be received.
     pub udp_receive_errors: Tally,
 }

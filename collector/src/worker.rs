@@ -17,12 +17,12 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{spawn_local, yield_now};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::door::Door;
 use crate::http::{self, Options, Shared};
 use crate::ids::IdMaker;
-use crate::limits::{Admitted, ConnectionLimit, RateLimit};
+use crate::limits::{Admitted, ConnectionLimit, Crowd, RateLimit};
 use crate::listen::{UdpSocket, is_shortage};
 use crate::log::{Appender, Status};
 use crate::phase::{Phase, Watch};
@@ -38,6 +38,8 @@ use crate::watched::Watched;
 const TASKS_A_LOOK: u32 = 8;
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Before it is asked again who could make room for a connection: whoever has spoken a moment ago will have been silent.
+const CROWD_PAUSE: Duration = Duration::from_millis(20);
 /// A batch that found the channel full is tried again after this long, if nothing comes in before.
 const TICK: Duration = Duration::from_millis(250);
 /// When time is up, requests are told so; this is how long that may take.
@@ -120,12 +122,14 @@ impl Worker {
             for turnstile in [&shared.turnstile, &shared.leaving].map(Rc::clone) {
                 spawn_local(async move { turnstile.run().await });
             }
+            let crowd = Rc::<Crowd>::default();
             for listener in self.listeners {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a bound socket can be watched");
                 let acceptor = Acceptor {
                     shared: Rc::clone(&shared),
                     slots: Arc::clone(&self.slots),
                     peer_limit: self.peer_limit.clone(),
+                    crowd: Rc::clone(&crowd),
                     are_shared: self.are_shared,
                 };
                 spawn_local(acceptor.run(listener));
@@ -184,7 +188,7 @@ async fn stay(shared: &Shared, mut phase: watch::Receiver<Phase>, set_phase: &wa
         }
     };
     // what has not ended by now is dropped
-    let _ = tokio::time::timeout(FAREWELL, all_ended).await;
+    let _ = timeout(FAREWELL, all_ended).await;
 }
 
 /// Wakes all connections, so only if there is something to tell: there may be tens of thousands that are silent.
@@ -197,6 +201,7 @@ struct Acceptor {
     shared: Rc<Shared>,
     slots: Arc<Semaphore>,
     peer_limit: Option<Arc<ConnectionLimit>>,
+    crowd: Rc<Crowd>,
     are_shared: bool,
 }
 
@@ -213,7 +218,7 @@ impl Acceptor {
                 Ok((stream, peer)) => {
                     if let Some(admitted) = self.admit(&stream, peer) {
                         // accepted first, so that no worker keeps a slot for a connection that another one will get
-                        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("never closed");
+                        let slot = self.slot().await;
                         self.serve(stream, peer, admitted, slot);
                     }
                     // one between two looks at the sockets: those that are there go on, however many come
@@ -227,6 +232,20 @@ impl Acceptor {
         }
         self.shared.accepting.set(self.shared.accepting.get() - 1);
         self.shared.ended.notify_one();
+    }
+
+    /// A slot for a connection: one that is free, or that another connection has to leave.
+    async fn slot(&self) -> OwnedSemaphorePermit {
+        loop {
+            if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+                return slot;
+            }
+            // those of other workers may end, too
+            let patience = if self.crowd.make_room() { TICK } else { CROWD_PAUSE };
+            if let Ok(slot) = timeout(patience, Arc::clone(&self.slots).acquire_owned()).await {
+                return slot.expect("never closed");
+            }
+        }
     }
 
     /// Takes what waits in the socket's queue: closing the socket would reset it.
@@ -261,8 +280,12 @@ impl Acceptor {
         // where connections come without a pause, the thread does not park
         self.shared.door.flush_if_due();
         let open = Open { shared: Rc::clone(&self.shared), _admitted: admitted, _slot: slot };
+        let membership = Rc::new(self.crowd.join());
         spawn_local(async move {
-            http::serve(Rc::clone(&open.shared), stream, peer).await;
+            let serving = http::serve(Rc::clone(&open.shared), stream, peer, Rc::clone(&membership));
+            if !membership.serve(serving).await {
+                open.shared.stats.evicted.add(1);
+            }
             drop(open);
         });
     }
@@ -332,6 +355,7 @@ mod tests {
                 shared: Rc::clone(&shared),
                 slots: Arc::new(Semaphore::new(100)),
                 peer_limit: None,
+                crowd: Rc::default(),
                 are_shared: false,
             };
             spawn_local(acceptor.run(tokio::net::TcpListener::from_std(listener).unwrap()));

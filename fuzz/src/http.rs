@@ -15,7 +15,7 @@ use std::time::Duration;
 use tallylight_collector::door::Door;
 use tallylight_collector::http::{Options, Peers, Shared, serve};
 use tallylight_collector::ids::IdMaker;
-use tallylight_collector::limits::RateLimit;
+use tallylight_collector::limits::{Crowd, RateLimit};
 use tallylight_collector::log::{self, Log, Status};
 use tallylight_collector::phase::{Phase, Watch};
 use tallylight_collector::settings::IpMode;
@@ -151,6 +151,7 @@ impl Front {
             let theirs = tokio::net::TcpStream::from_std(theirs).expect("a socket");
             let ours = tokio::net::UnixStream::from_std(ours).expect("a socket");
             let (mut hears, mut asks) = ours.into_split();
+            let membership = Rc::new(Rc::<Crowd>::default().join());
             let ask = async {
                 for piece in request.chunks(piece) {
                     if asks.write_all(piece).await.is_err() {
@@ -167,7 +168,7 @@ impl Front {
                 let _ = hears.read_to_end(&mut answers).await;
                 answers
             };
-            let all = async { tokio::join!(serve(Rc::clone(&self.shared), theirs, peer), ask, hear).2 };
+            let all = async { tokio::join!(serve(Rc::clone(&self.shared), theirs, peer, membership), ask, hear).2 };
             timeout(PATIENCE, all).await.expect("a connection whose peer closed its side ends")
         })
     }

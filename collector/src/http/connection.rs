@@ -26,7 +26,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::replay::{Replay, Turn};
-use super::{Shared, answer};
+use super::{Caller, Shared, answer};
+use crate::limits::Membership;
 
 /// How an HTTP/2 connection begins (RFC 9113, 3.4). No request line of HTTP/1 begins with these three.
 const PREFACE: &[u8] = b"PRI";
@@ -51,12 +52,17 @@ const LATE_PATIENCE: Duration = Duration::from_secs(1);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Serves a connection until it ends, or the collector does.
-pub async fn serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) {
+pub async fn serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr, membership: Rc<Membership>) {
     // what the peer did wrong is the peer's to know, and what it sent is counted where it was understood
-    let _ = try_serve(shared, stream, peer).await;
+    let _ = try_serve(shared, stream, peer, membership).await;
 }
 
-async fn try_serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) -> Result<(), hyper::Error> {
+async fn try_serve(
+    shared: Rc<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    membership: Rc<Membership>,
+) -> Result<(), hyper::Error> {
     let Ok(Some((is_http2, seen))) = sniff(&shared, &stream).await else {
         // before it is dropped
         shared.leaving.pass().await;
@@ -65,7 +71,8 @@ async fn try_serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr) -> R
     let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile), Rc::clone(&shared.leaving)));
     let at_once = if is_http2 { HTTP2_READ } else { usize::MAX };
     let io = TokioIo::new(Replay::new(seen, stream, Rc::clone(&turn), at_once));
-    if is_http2 { serve_http2(shared, io, peer, turn).await } else { serve_http1(shared, io, peer, turn).await }
+    let caller = Caller { address: peer.ip(), membership };
+    if is_http2 { serve_http2(shared, io, caller, turn).await } else { serve_http1(shared, io, caller, turn).await }
 }
 
 /// Reads the first bytes, until they say which protocol this is. None: the peer has gone, or has said nothing
@@ -104,10 +111,10 @@ async fn sniff(shared: &Shared, stream: &TcpStream) -> io::Result<Option<(bool, 
 
 type Io = TokioIo<Replay<TcpStream>>;
 
-async fn serve_http1(shared: Rc<Shared>, io: Io, peer: SocketAddr, turn: Rc<Turn>) -> Result<(), hyper::Error> {
+async fn serve_http1(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>) -> Result<(), hyper::Error> {
     let options = &shared.options;
     let service = service_fn(|request| {
-        let answer = answer(Rc::clone(&shared), peer.ip(), request);
+        let answer = answer(Rc::clone(&shared), caller.clone(), request);
         let turn = Rc::clone(&turn);
         async move {
             turn.end_if_used().await;
@@ -135,14 +142,14 @@ async fn serve_http1(shared: Rc<Shared>, io: Io, peer: SocketAddr, turn: Rc<Turn
     }
 }
 
-async fn serve_http2(shared: Rc<Shared>, io: Io, peer: SocketAddr, turn: Rc<Turn>) -> Result<(), hyper::Error> {
+async fn serve_http2(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>) -> Result<(), hyper::Error> {
     let options = &shared.options;
     let activity = Rc::new(Activity { in_flight: Cell::new(0), last: Cell::new(Instant::now()) });
     let room = Rc::<Room>::default();
     let service = service_fn(|request| {
         let activity = Rc::clone(&activity);
         let room = Rc::clone(&room);
-        let answer = answer(Rc::clone(&shared), peer.ip(), request);
+        let answer = answer(Rc::clone(&shared), caller.clone(), request);
         // boxed: an answer that its peer does not take waits without what it took to make it, of which there may be 100
         let turn = Rc::clone(&turn);
         Box::pin(async move {

@@ -43,7 +43,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::door::Door;
-use crate::limits::RateLimit;
+use crate::limits::{Membership, RateLimit};
 use crate::phase::Watch;
 use crate::stats::WorkerStats;
 use crate::turnstile::Turnstile;
@@ -70,6 +70,13 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Time for a body.
     pub body_timeout: Duration,
+}
+
+/// Whose connection a request came over.
+#[derive(Clone)]
+struct Caller {
+    address: IpAddr,
+    membership: Rc<Membership>,
 }
 
 /// All that a worker's connections share, and its sockets for datagrams.
@@ -112,8 +119,10 @@ static PURPOSE: HeaderName = HeaderName::from_static("purpose");
 static X_MOZ: HeaderName = HeaderName::from_static("x-moz");
 
 /// Answers one request.
-async fn answer(shared: Rc<Shared>, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(shared: Rc<Shared>, caller: Caller, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let started = std::time::Instant::now();
+    caller.membership.speaks(started);
+    let peer = caller.address;
     let (parts, mut body) = request.into_parts();
     let deadline = Instant::from_std(started) + shared.options.body_timeout;
     let answer = route(&shared, peer, &parts, &mut body, deadline).await;

@@ -1,15 +1,18 @@
-//! How much of the collector one peer may have: connections at a time, tokens a second. Both are off by default.
+//! How much of the collector one peer may have: connections at a time, tokens a second, both off by default; and who makes
+//! room when all have too much.
 //!
 //! The rule kept here: what is kept of peers is bounded, whoever they are and however many, and where it forgets one, that
 //! one gets more than the limit, never less. The kernel deals a peer's connections out to all workers, so a limit is one
 //! for all of them: the only thing besides the log that they share, and only where the flag is set.
 
 mod connections;
+mod crowd;
 mod rate;
 
 use std::net::{IpAddr, Ipv6Addr};
 
 pub use connections::{Admitted, ConnectionLimit};
+pub use crowd::{Crowd, Membership};
 pub use rate::RateLimit;
 
 /// Whoever is limited as one: an IPv4 address, or an IPv6 network of 64 bits, since who has one of its addresses has all.

@@ -372,6 +372,25 @@ fn a_spare_is_used_again_and_nothing_of_its_past_comes_back() {
 }
 
 #[test]
+fn a_spare_of_another_size_is_not_used() {
+    let data = tempfile::tempdir().expect("a folder");
+    let spares = data.path().join(layout::LOG).join(layout::SPARE);
+    std::fs::create_dir_all(&spares).expect("a folder");
+    for (base, size) in [(0, 2 * SEGMENT), (SEGMENT, 3 * SEGMENT)] {
+        std::fs::write(spares.join(layout::segment(base)), vec![7; usize::try_from(size).expect("small")])
+            .expect("room");
+    }
+    let (log, _) = start(data.path());
+    send(&log, 0..10, Level::Logged).expect("taken");
+    let lengths: Vec<u64> =
+        segments(data.path()).iter().map(|path| std::fs::metadata(path).expect("a file").len()).collect();
+    log.finish();
+    assert_eq!(lengths, [SEGMENT], "as long as the header says");
+    assert_eq!(std::fs::read_dir(&spares).expect("a folder").count(), 0, "what cannot be used takes no space");
+    assert_eq!(read(data.path()).events.len(), 10);
+}
+
+#[test]
 fn what_is_answered_together_is_taken_together_or_not_at_all() {
     let data = tempfile::tempdir().expect("a folder");
     let (log, _) = start(data.path());

@@ -17,6 +17,7 @@ use tallylight_proto::datagram::{Number, SourceId};
 use tallylight_proto::{Counts, Front, layout};
 
 use crate::figures::Figures;
+use crate::names::UnsyncedNames;
 use crate::oracle::Oracle;
 use crate::outputs::{self, Counted};
 use crate::plan::{Action, HOUR, Plan, START};
@@ -37,6 +38,7 @@ struct Stage {
     /// Whether everything is told.
     is_traced: bool,
     oracle: RefCell<Oracle>,
+    unsynced_names: RefCell<UnsyncedNames>,
     figures: RefCell<Figures>,
     /// How the life before ended, and whether the disk has kept all of it.
     before: Cell<Before>,
@@ -93,6 +95,7 @@ impl Life {
             is_compacting: Cell::default(),
             is_traced: std::env::var_os("TRACE").is_some(),
             oracle: RefCell::default(),
+            unsynced_names: RefCell::default(),
             figures: RefCell::default(),
             before: Cell::new(Before::Unknown),
             plan,
@@ -333,6 +336,7 @@ impl Life {
         stage.before.set(Before::Unknown);
         stage.compactor.borrow_mut().take();
         stage.world.power_cut();
+        stage.unsynced_names.take();
         if stage.is_traced {
             outputs::tell_segments(&stage.world);
         }
@@ -472,15 +476,18 @@ impl Stage {
                 figures.segments +=
                     u64::from(call.action == "renamed" && call.path.extension().is_some_and(|e| e == "seg"));
             }
+            if is_honest && let Some(stage) = stage.upgrade() {
+                stage.unsynced_names.borrow_mut().see(call);
+            }
             let base = call.path.file_name().and_then(|name| layout::segment_base(name.to_str()?));
             let Some(base) = base.filter(|_| call.process == COMPACTOR) else { return };
             if matches!(call.action, "rename" | "remove") && call.path.parent() == Some(&data().join(layout::LOG)) {
-                if let Some(stage) = stage.upgrade() {
-                    stage.figures.borrow_mut().released += 1;
-                }
+                let Some(stage) = stage.upgrade() else { return };
+                stage.figures.borrow_mut().released += 1;
                 if !is_honest {
                     return;
                 }
+                stage.unsynced_names.borrow().are_not_relied_upon();
                 let next = segments(world).into_iter().find(|other| *other > base).expect("the last one never goes");
                 let commit = world.durable(&Commit::path(out(), NODE)).expect("a commit covers what goes");
                 let commit: serde_json::Value = serde_json::from_slice(&commit).unwrap();
@@ -566,8 +573,11 @@ impl Stage {
         }
         let mut figures = self.figures.borrow_mut();
         match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => figures.setbacks += 1,
+            Ok(Ok(())) => self.unsynced_names.borrow().compactor_is_done(),
+            Ok(Err(_)) => {
+                figures.setbacks += 1;
+                self.unsynced_names.borrow_mut().compactor_was_disturbed();
+            }
             Err(death) => {
                 figures.compactor_kills += u64::from(death != Death::PowerCut);
                 return Err(death);
@@ -659,6 +669,7 @@ impl Stage {
             eprintln!("-- the compactor is dead");
         }
         self.world.bury(COMPACTOR);
+        self.unsynced_names.borrow_mut().compactor_was_disturbed();
         self.compactor.borrow_mut().take();
         self.world.revive(COMPACTOR);
     }

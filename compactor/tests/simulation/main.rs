@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The machine (`tallylight_host::simulated`) kills, fails, fills up, loses power and rots as the seed says; what each
-//! program does is its own code, unchanged. `life` says what happens next, `oracle` knows what must then be true.
+//! program does is its own code, unchanged. `life` says what happens next, `oracle` knows what must then be true, and `names`
+//! what must be on disk before what.
 //!
 //! A seed that fails prints the line that runs it again. `SEEDS=10000` runs more of them, `SEED=7` that one, and
 //! `TRACE=1 SEED=7` with `--nocapture` tells every call to the machine and all that the programs log.
@@ -19,6 +20,7 @@
 mod each_call;
 mod figures;
 mod life;
+mod names;
 mod oracle;
 mod outputs;
 mod plan;

@@ -48,6 +48,9 @@ pub struct Oracle {
     /// The token that stands at each position that was ever published.
     positions: BTreeMap<i64, String>,
     failed_syncs: u64,
+    /// A sync has failed since the collector was started, which may not know it yet: what it says to be in the log may be
+    /// on no disk, and in the page cache no more.
+    is_disk_failing: bool,
     /// Those that were acknowledged since it was last seen that they are there, which stand behind this position.
     fresh: Vec<usize>,
     fresh_from: u64,
@@ -128,6 +131,9 @@ impl Oracle {
     pub fn syncs_failed(&mut self, failed_syncs: u64) {
         if failed_syncs > self.failed_syncs {
             self.failed_syncs = failed_syncs;
+            self.is_disk_failing = true;
+        }
+        if self.is_disk_failing {
             self.power_was_cut();
         }
     }
@@ -135,6 +141,7 @@ impl Oracle {
     /// The collector is gone, and with it all connections.
     pub fn collector_died(&mut self) {
         self.waiting.clear();
+        self.is_disk_failing = false;
     }
 
     /// So is what was only in memory.

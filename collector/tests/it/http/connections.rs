@@ -88,6 +88,30 @@ fn connections_over_the_limit_wait_for_their_turn() {
 }
 
 #[test]
+fn those_that_say_nothing_make_room_for_those_that_do() {
+    let fixture = Fixture::start(&["--max-connections=40", "--workers=2"]);
+    let mut asks_now_and_then = fixture.connect();
+    let mut silent: Vec<Connection> = (0..39).map(|_| fixture.connect()).collect();
+    for connection in silent.iter_mut().step_by(2) {
+        connection.send(&GET[..GET.len() - 1]);
+    }
+    wait_for("all to be there", || (fixture.connections() == 40.0).then_some(()));
+    for n in 1..=30 {
+        asks_now_and_then.send(GET);
+        assert_eq!(asks_now_and_then.reply().status, 200);
+        let mut visitor = fixture.connect();
+        visitor.send(GET);
+        assert_eq!(visitor.reply().status, 200, "visitor {n}");
+        silent.push(visitor);
+    }
+    let metrics = fixture.collector.metrics();
+    assert!(metrics.count("tallylight_http_connections_evicted_total") >= 30);
+    assert!(fixture.connections() <= 40.0);
+    drop((silent, asks_now_and_then));
+    fixture.ledger();
+}
+
+#[test]
 fn a_peer_that_goes_without_a_word_costs_nothing() {
     let fixture = Fixture::start(&[]);
     for _ in 0..100 {
