@@ -414,6 +414,7 @@ fn what_is_answered_together_is_taken_together_or_not_at_all() {
             Ok(()) => (taken, sent) = (taken + 70, sent + 70),
             Err(reason) => break reason,
         }
+        assert!(taken < 100_000, "one segment has not so much room");
     };
     log.finish();
     assert_eq!(refused, Shed::Disk);

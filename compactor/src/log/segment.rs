@@ -69,9 +69,7 @@ impl SegmentFile {
 
     /// When its first record was written; nothing if there is none. Its header may be older: segments are prepared.
     pub fn begun_at(&self, page: &HeaderPage) -> Result<Option<Millis>, StorageError> {
-        let begin = Mark { length: HEADER_LEN as u64, ordinal: page.header.first_ordinal };
-        let framing = Framing::new(page.header.salt, self.base);
-        let mut scanner = Scanner::new(framing, begin, end_mark(page).length, None);
+        let mut scanner = self.scanner(page, end_mark(page).length);
         while let Some(found) = scanner.next(|offset, buffer| self.read(offset, buffer))? {
             let Found::Record(framed) = found else { continue };
             match record::decode(framed.payload) {
@@ -85,10 +83,11 @@ impl SegmentFile {
 
     /// Whether a ledger with all sources is in it, and on disk.
     pub fn carries_the_ledger(&self, page: &HeaderPage) -> Result<bool, StorageError> {
-        let begin = Mark { length: HEADER_LEN as u64, ordinal: page.header.first_ordinal };
-        let framing = Framing::new(page.header.salt, self.base);
-        let scanner = Scanner::new(framing, begin, page.whole_below(), None);
-        ledger::is_carried_by(scanner, |offset, buffer| self.read(offset, buffer))
+        ledger::is_carried_by(self.scanner(page, page.whole_below()), |offset, buffer| self.read(offset, buffer))
+    }
+
+    fn scanner(&self, page: &HeaderPage, until: u64) -> Scanner {
+        Scanner::new(Framing::new(page.header.salt, self.base), first_mark(page), until, None)
     }
 
     /// Puts on disk what the collector has written so far, so that no power cut takes back what is published.
@@ -99,6 +98,10 @@ impl SegmentFile {
 
 /// Where the records of a segment end for now, by its marks.
 pub(super) fn end_mark(page: &HeaderPage) -> Mark {
-    let begin = Mark { length: HEADER_LEN as u64, ordinal: page.header.first_ordinal };
-    page.sealed.or(page.committed.max(page.synced)).unwrap_or(begin)
+    page.sealed.or(page.committed.max(page.synced)).unwrap_or(first_mark(page))
+}
+
+/// Where they begin.
+fn first_mark(page: &HeaderPage) -> Mark {
+    Mark { length: HEADER_LEN as u64, ordinal: page.header.first_ordinal }
 }
