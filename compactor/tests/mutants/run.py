@@ -9,7 +9,7 @@ which are arguments for `cargo test`; without them those of DEFAULTS. Mutants of
 could be seen, as their `why` argues: they are checked for rot, and not run.
 
 The committed tree is copied to SCRATCH, whose target folder stays, so that builds are incremental. ONLY is the name
-of a list or a mutant, or the beginning of some. SEEDS is how many the simulation tries. Ends with 1 if one survives, does not build, or the tests fail without any.
+of a list or a mutant, or the beginning of some; several with commas between. SEEDS is how many the simulation tries. Ends with 1 if one survives, does not build, or the tests fail without any.
 """
 
 import io
@@ -27,7 +27,7 @@ import tomllib
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 SCRATCH = pathlib.Path(os.environ.get("SCRATCH") or pathlib.Path(tempfile.gettempdir()) / "tallylight-mutants")
-ONLY = os.environ.get("ONLY", "")
+ONLY = os.environ.get("ONLY", "").split(",")
 SIMULATION = "-p tallylight-compactor --test simulation every_promise"
 # what is quick to build and run first
 DEFAULTS = {
@@ -103,6 +103,10 @@ def tests_of(mutant):
     return mutant.get("tests") or DEFAULTS[mutant["file"].split("/")[0]]
 
 
+class DoesNotBuild(Exception):
+    """The mutant is none: its list is to be mended."""
+
+
 def caught_by(mutant):
     """What catches it, or nothing."""
     for arguments in tests_of(mutant):
@@ -115,7 +119,7 @@ def caught_by(mutant):
             is_built, said = cargo(arguments, "--no-run")
         if not is_built:
             print(said)
-            sys.exit(f"{mutant['name']} does not build")
+            raise DoesNotBuild
         passes, said = cargo(arguments)
         if not passes:
             return what_failed(said)
@@ -135,7 +139,7 @@ def main():
 
     tree = SCRATCH / "tree"
     copy_tree(tree)
-    is_meant = lambda mutant: mutant["list"] == ONLY or mutant["name"].startswith(ONLY)
+    is_meant = lambda mutant: any(mutant["list"] == only or mutant["name"].startswith(only) for only in ONLY)
     mutants = [mutant for mutant in every if is_meant(mutant) and mutant["list"] != "equivalent"]
     for arguments in dict.fromkeys(test for mutant in mutants for test in tests_of(mutant)):
         passes, said = cargo(arguments)
@@ -150,6 +154,8 @@ def main():
         try:
             path.write_text(mutant_text)
             caught = caught_by(mutant)
+        except DoesNotBuild:
+            caught = None
         finally:
             path.write_text(text)
         survivors += [] if caught else [mutant["name"]]
