@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation fmt lint bench-log bench-udp \
+.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation fmt lint bench-log bench-http bench-udp \
 	bench-hostile fuzz clean
 .DEFAULT_GOAL := help
 
@@ -62,6 +62,11 @@ lint: ## format, lints and documentation, as CI wants them
 
 bench-log: ## appending to the log, beside write(2)
 	cargo run --release -p tallylight-benches -- log
+
+bench-http: ## beacons over HTTP, beside nginx with a buffered log
+	@benches/install-peers.sh
+	cargo build --release -p tallylight-collector
+	cargo run --release -p tallylight-benches -- http --json target/bench-http.json
 
 bench-udp: ## taking datagrams, beside rsyslog, syslog-ng and a bare loop
 	@benches/install-peers.sh

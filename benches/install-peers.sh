@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Fetches the peers of `make bench-udp` from Debian: rsyslog and syslog-ng, with the libraries that are missing.
+# Fetches from Debian what is measured beside Tallylight: rsyslog, syslog-ng, nginx, and h2load, with the libraries that are missing.
 # They are unpacked in .test-env/peers and not installed (Debian's packages exclude one another), so nothing of
 # them is started, now or with the machine. Does nothing where they are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 peers=${TALLYLIGHT_TEST_ENV:-$PWD/.test-env}/peers
-packages=(rsyslog syslog-ng-core)
+packages=(rsyslog syslog-ng-core nginx nghttp2-client)
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 

@@ -6,7 +6,10 @@
 mod beacons;
 mod compare;
 mod hostile;
+mod http;
 mod log;
+mod machine;
+mod peers;
 mod process;
 mod udp;
 
@@ -28,6 +31,8 @@ enum What {
     Log(log::Arguments),
     /// Taking datagrams, beside rsyslog, syslog-ng and a bare loop.
     Udp(udp::Arguments),
+    /// Beacons over HTTP, beside nginx.
+    Http(http::Arguments),
     /// Honest clients' latency while the collector is attacked, beside their quiet one.
     Hostile(hostile::Arguments),
     /// The bare loop, which `udp` starts.
@@ -40,6 +45,7 @@ fn main() -> anyhow::Result<()> {
     match arguments.what {
         What::Log(log) => log::run(&log, arguments.rounds),
         What::Udp(udp) => udp::run(&udp, arguments.rounds),
+        What::Http(http) => http::run(&http, arguments.rounds),
         What::Hostile(hostile) => hostile::run(&hostile, arguments.rounds),
         What::UdpReceiver(receiver) => udp::receive(&receiver),
     }

@@ -54,6 +54,14 @@ const FRONT_COUNTS_LEN: usize = 2 + Shed::ALL.len() + Refusal::ALL.len();
 pub const COUNTS_LEN: usize = Front::ALL.len() * FRONT_COUNTS_LEN + 5 + DatagramRefusal::ALL.len();
 
 impl FrontCounts {
+    /// Adds what happened since.
+    pub fn add(&mut self, since: &Self) {
+        self.received = self.received.wrapping_add(since.received);
+        self.logged = self.logged.wrapping_add(since.logged);
+        add_all(&mut self.shed, &since.shed);
+        add_all(&mut self.refused, &since.refused);
+    }
+
     fn numbers(&mut self) -> impl Iterator<Item = &mut u64> {
         let Self { received, logged, shed, refused } = self;
         [received, logged].into_iter().chain(shed).chain(refused)
@@ -83,8 +91,18 @@ impl DatagramCounts {
     }
 
     /// Adds what happened since.
-    pub fn add(&mut self, mut since: Self) {
-        self.numbers().zip(since.numbers()).for_each(|(sum, number)| *sum = sum.wrapping_add(*number));
+    pub fn add(&mut self, since: Self) {
+        let Self { received, lost, recovered, duplicate, kernel_dropped, refused } = self;
+        for (sum, number) in [
+            (received, since.received),
+            (lost, since.lost),
+            (recovered, since.recovered),
+            (duplicate, since.duplicate),
+            (kernel_dropped, since.kernel_dropped),
+        ] {
+            *sum = sum.wrapping_add(number);
+        }
+        add_all(refused, &since.refused);
     }
 }
 
@@ -115,15 +133,14 @@ impl Counts {
     /// The sums over all fronts.
     pub fn events(&self) -> FrontCounts {
         let mut sum = FrontCounts::default();
-        for mut front in self.fronts {
-            sum.numbers().zip(front.numbers()).for_each(|(sum, number)| *sum = sum.wrapping_add(*number));
-        }
+        self.fronts.iter().for_each(|front| sum.add(front));
         sum
     }
 
     /// Adds what happened since.
-    pub fn add(&mut self, mut since: Counts) {
-        self.numbers().zip(since.numbers()).for_each(|(sum, number)| *sum = sum.wrapping_add(*number));
+    pub fn add(&mut self, since: Counts) {
+        self.fronts.iter_mut().zip(&since.fronts).for_each(|(sum, front)| sum.add(front));
+        self.datagrams.add(since.datagrams);
     }
 
     /// Whether nothing was counted.
@@ -135,6 +152,11 @@ impl Counts {
     pub fn is_balanced(&self) -> bool {
         self.fronts.iter().all(FrontCounts::is_balanced)
     }
+}
+
+/// Plain loops over a few numbers: a batch is added twice, and most have few events.
+fn add_all(sums: &mut [u64], numbers: &[u64]) {
+    sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum = sum.wrapping_add(*number));
 }
 
 /// What a ledger record says.

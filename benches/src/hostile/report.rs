@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::ground::Volume;
 use super::honest::Window;
 use crate::compare::quartiles;
-use crate::udp::machine;
+use crate::machine;
 
 /// What one attack did.
 pub struct Row {
@@ -66,7 +66,7 @@ pub fn print(rows: &[Row], rate: u32, rounds: u32, window: Duration) {
         "\nHonest clients at {rate} requests a second, {rounds} rounds of quiet, attack, attack, quiet, {:.1} s each, \
          medians of windows; {}",
         window.as_secs_f64(),
-        machine(),
+        machine::describe(),
     );
     println!(
         "| attack | quiet p50 / p99 ms | attacked p50 / p99 ms | p99, ratio | not acknowledged | sent again | acknowledged, not in the log \

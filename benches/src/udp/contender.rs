@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::load::Shape;
-use super::peers::Peers;
+use super::peers;
+use crate::peers::Peers;
 
 /// What every receiver asks the kernel for.
 pub const RECEIVE_BUFFER: usize = 4 << 20;
@@ -64,7 +65,7 @@ pub enum Output {
 }
 
 /// All contenders that are there.
-pub fn all(shape: Shape, beside: &[PathBuf], peers: &Path) -> Result<Vec<Contender>> {
+pub fn all(shape: Shape, beside: &[PathBuf], root: &Path) -> Result<Vec<Contender>> {
     let mut all = Vec::new();
     let mut add = |name: &str, is_framed, kind| all.push(Contender { name: name.to_owned(), is_framed, kind });
     let collector = std::env::current_exe()?.with_file_name("tallylight-collector");
@@ -80,7 +81,7 @@ pub fn all(shape: Shape, beside: &[PathBuf], peers: &Path) -> Result<Vec<Contend
         add(&format!("{}, framed", collector.display()), true, Kind::Collector(collector.clone()));
     }
     if shape == Shape::Single {
-        match Peers::find(peers)? {
+        match Peers::find(root)? {
             Some(peers) => {
                 add("rsyslog, to a file", false, Kind::Rsyslog(peers.clone()));
                 add("syslog-ng, to a file", false, Kind::SyslogNg(peers));
@@ -118,8 +119,8 @@ impl Contender {
                 command.args(["--http", "off", "--udp", &address, "--admin", &admin.to_string(), "--data"]).arg(folder);
                 (command, Output::Metric(admin))
             }
-            Kind::Rsyslog(peers) => (peers.rsyslog(folder, port, &out)?, lines),
-            Kind::SyslogNg(peers) => (peers.syslog_ng(folder, port, &out)?, lines),
+            Kind::Rsyslog(unpacked) => (peers::rsyslog(unpacked, folder, port, &out)?, lines),
+            Kind::SyslogNg(unpacked) => (peers::syslog_ng(unpacked, folder, port, &out)?, lines),
             Kind::Bare { to_file, gathers } => {
                 let count = folder.join("count");
                 let mut command = Command::new(std::env::current_exe()?);

@@ -17,13 +17,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::compare::alternate;
-use crate::process;
+use crate::{machine, process};
 use contender::Contender;
 use load::Shape;
 
 pub use receiver::Arguments as ReceiverArguments;
 pub use receiver::run as receive;
-pub use report::machine;
 
 /// What is to be sent, to whom.
 #[derive(clap::Args)]
@@ -98,7 +97,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
         tables.push(report::print(*shape, *rate, &contenders, &runs));
     }
     if let Some(path) = &arguments.json {
-        let report = report::with_machine(&tables, rounds, arguments.seconds);
+        let report = machine::report(&tables, rounds, arguments.seconds);
         std::fs::write(path, report).with_context(|| path.display().to_string())?;
     }
     Ok(())

@@ -1,13 +1,12 @@
 //! The comparison as a table, and every step of every run as JSON.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 
 use super::climb::{Step, best, cost, is_senders};
 use super::contender::Contender;
 use super::load::{EVENT_LEN, Shape};
 use crate::compare::{quartiles, ratios, spread};
+use crate::machine;
 
 /// Prints a table, and gives the same with all steps.
 pub fn print(shape: Shape, pace: u32, contenders: &[Contender], runs: &[Vec<Vec<Step>>]) -> Value {
@@ -16,7 +15,10 @@ pub fn print(shape: Shape, pace: u32, contenders: &[Contender], runs: &[Vec<Vec<
         Shape::Train => "in trains (GSO)",
     };
     let rounds = runs.first().map_or(0, Vec::len);
-    println!("\nUDP, events of {EVENT_LEN} bytes, {shape}: {rounds} rounds, median (quartiles); {}", machine());
+    println!(
+        "\nUDP, events of {EVENT_LEN} bytes, {shape}: {rounds} rounds, median (quartiles); {}",
+        machine::describe()
+    );
     println!("| | k/s without loss | ratio | CPU s/M at {}k/s | ratio |\n| --- | --- | --- | --- | --- |", pace / 1000);
     let base = &runs[0];
     let best_of = |climb: &Vec<Step>| Some(best(climb)).filter(|rate| *rate > 0.0);
@@ -57,47 +59,4 @@ fn step(step: &Step) -> Value {
         "counted": step.counted,
         "cpu_seconds": step.cpu,
     })
-}
-
-/// What was printed, with where and how it was measured.
-pub fn with_machine(tables: &[Value], rounds: u32, seconds: f64) -> String {
-    let command: Vec<String> = std::env::args().collect();
-    let report = json!({
-        "machine": machine(),
-        "command": command.join(" "),
-        "rounds": rounds,
-        "seconds_a_step": seconds,
-        "event_len": EVENT_LEN,
-        "tables": tables,
-    });
-    format!("{report:#}\n")
-}
-
-/// The machine, how busy it is, and the commit.
-pub fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cpuinfo = read("/proc/cpuinfo");
-    let model =
-        cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |it| it.1);
-    let cpus = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
-    let memory = read("/proc/meminfo");
-    let gib = memory.split_ascii_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(0.0) / 1048576.0;
-    let load = read("/proc/loadavg");
-    format!(
-        "{cpus} CPUs ({model}), {gib:.0} GiB, Linux {}, net.core.rmem_max {}, load {}, commit {}",
-        read("/proc/sys/kernel/osrelease").trim(),
-        read("/proc/sys/net/core/rmem_max").trim(),
-        load.split(' ').next().unwrap_or_default(),
-        commit(),
-    )
-}
-
-fn commit() -> String {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(arguments).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else { return "unknown".into() };
-    let is_changed = git(&["status", "--porcelain"]).is_none_or(|status| !status.is_empty());
-    if is_changed { format!("{commit}, changed") } else { commit }
 }

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::replay::{Replay, Turn};
+use super::replay::{AtOnce, Replay, Turn};
 use super::{Caller, Shared, answer};
 use crate::limits::Membership;
 
@@ -33,9 +33,6 @@ use crate::limits::Membership;
 const PREFACE: &[u8] = b"PRI";
 /// What is read at first: most requests whole.
 const FIRST_READ: usize = 2048;
-/// What is read of an HTTP/2 connection at a time: of the smallest frames, each of which is answered, 56. HTTP/1 has none such,
-/// and hyper reads as much as it has room for.
-const HTTP2_READ: usize = 512;
 /// Requests at a time on one HTTP/2 connection: what RFC 9113, 6.5.2, wants at least.
 const STREAMS: u32 = 100;
 /// Streams that a peer may open and reset before they are looked at (CVE-2023-44487): fewer than one read may have.
@@ -69,7 +66,7 @@ async fn try_serve(
         return Ok(());
     };
     let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile), Rc::clone(&shared.leaving)));
-    let at_once = if is_http2 { HTTP2_READ } else { usize::MAX };
+    let at_once = if is_http2 { AtOnce::FEW } else { AtOnce::ALL };
     let io = TokioIo::new(Replay::new(seen, stream, Rc::clone(&turn), at_once));
     let caller = Caller { address: peer.ip(), membership };
     if is_http2 { serve_http2(shared, io, caller, turn).await } else { serve_http1(shared, io, caller, turn).await }

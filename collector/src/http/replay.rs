@@ -20,10 +20,45 @@ use tokio::sync::Semaphore;
 use crate::door::Door;
 use crate::turnstile::{Ticket, Turnstile};
 
+/// How many bytes are read at a time, at most.
+///
+/// The smallest frames of HTTP/2 have 9 bytes, and each may cost as much as a request: so it is few, until requests stand
+/// in what was read. Then it is more, and few again when they do not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AtOnce {
+    now: usize,
+    least: usize,
+}
+
+/// What is read of an HTTP/2 connection at first: of the smallest frames, 56.
+const FEW: usize = 512;
+/// So much more is read where there are requests enough.
+const MORE: usize = 16;
+
+impl AtOnce {
+    /// For HTTP/1, where nothing is answered but requests: as many as there is room for.
+    pub(super) const ALL: Self = Self::at_least(usize::MAX);
+    /// For HTTP/2.
+    pub(super) const FEW: Self = Self::at_least(FEW);
+
+    const fn at_least(least: usize) -> Self {
+        Self { now: least, least }
+    }
+
+    fn was_read(&mut self, len: usize, requests: usize) {
+        if len == self.now {
+            let is_worth_it = requests * self.least >= len;
+            self.now = if is_worth_it { (2 * len).min(MORE * self.least) } else { self.least };
+        }
+    }
+}
+
 /// A connection's turn on its thread: one read, one request.
 pub(super) struct Turn {
     /// Something was read since the last request.
     is_new: Cell<bool>,
+    /// Requests since the last read.
+    requests: Cell<usize>,
     /// The requests of HTTP/2, which come all at once, stand in line.
     line: Semaphore,
     door: Rc<Door>,
@@ -33,7 +68,7 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn new(door: Rc<Door>, turnstile: Rc<Turnstile>, leaving: Rc<Turnstile>) -> Self {
-        Self { is_new: Cell::new(true), line: Semaphore::new(1), door, turnstile, leaving }
+        Self { is_new: Cell::new(true), requests: Cell::default(), line: Semaphore::new(1), door, turnstile, leaving }
     }
 
     fn begin(&self) {
@@ -43,6 +78,7 @@ impl Turn {
 
     /// Lets the others have theirs, if this one was used already.
     pub(super) async fn end_if_used(&self) {
+        self.requests.set(self.requests.get() + 1);
         let _first = self.line.acquire().await.expect("never closed");
         if !self.is_new.replace(false) {
             self.turnstile.pass().await;
@@ -57,8 +93,7 @@ pub(super) struct Replay<S> {
     seen: Bytes,
     stream: S,
     turn: Rc<Turn>,
-    /// Bytes that are read at a time, at most.
-    at_once: usize,
+    at_once: AtOnce,
     /// The last read took as much as it might: for the next one it waits here.
     waits: Option<Ticket>,
     /// How the stream ended, which is not said before it is called.
@@ -66,7 +101,7 @@ pub(super) struct Replay<S> {
 }
 
 impl<S> Replay<S> {
-    pub(super) fn new(seen: Bytes, stream: S, turn: Rc<Turn>, at_once: usize) -> Self {
+    pub(super) fn new(seen: Bytes, stream: S, turn: Rc<Turn>, at_once: AtOnce) -> Self {
         Self { seen, stream, turn, at_once, waits: None, end: None }
     }
 }
@@ -81,7 +116,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
             ready!(ticket.poll_called(cx));
             return Poll::Ready(self.end.take().map_or(Ok(()), |(_, end)| end));
         }
-        let room = self.at_once.min(buf.remaining());
+        let room = self.at_once.now.min(buf.remaining());
         let len = if !self.seen.is_empty() {
             let len = self.seen.len().min(room);
             buf.put_slice(&self.seen[..len]);
@@ -91,9 +126,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
             }
             len
         } else {
-            let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
-            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part));
-            let len = part.filled().len();
+            let before = buf.filled().len();
+            let read = if room == buf.remaining() {
+                ready!(Pin::new(&mut self.stream).poll_read(cx, buf))
+            } else {
+                let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+                let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part));
+                let len = part.filled().len();
+                buf.advance(len);
+                read
+            };
+            let len = buf.filled().len() - before;
             if read.is_err() || (len == 0 && room > 0) {
                 let ticket = self.turn.leaving.queue();
                 // the ticket wakes whoever waits
@@ -101,13 +144,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
                 self.end = Some((ticket, read));
                 ready!(called);
             }
-            buf.advance(len);
             len
         };
         if len == room {
             self.waits = Some(self.turn.turnstile.queue());
         }
-        self.turn.begin();
+        let Self { at_once, turn, .. } = &mut *self;
+        at_once.was_read(len, turn.requests.take());
+        turn.begin();
         Poll::Ready(Ok(()))
     }
 }
@@ -177,7 +221,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_seen_comes_first_whatever_the_buffer() {
-        for (size, at_once) in (1..8).flat_map(|size| [(size, 1), (size, 3), (size, usize::MAX)]) {
+        for (size, at_once) in (1..8).flat_map(|size| [1, 3, usize::MAX].map(|least| (size, AtOnce::at_least(least)))) {
             let turn = turn().0;
             let mut stream = Replay::new(Bytes::from_static(b"abc"), &b"defg"[..], Rc::clone(&turn), at_once);
             let mut all = Vec::new();
@@ -200,7 +244,7 @@ mod tests {
         for (seen, expected) in [(0, [10; 5]), (25, [10, 10, 15, 10, 10])] {
             let seen = Bytes::from(vec![b'a'; seen]);
             let turn = turn().0;
-            let mut stream = Replay::new(seen, tokio::io::repeat(b'a'), Rc::clone(&turn), 10);
+            let mut stream = Replay::new(seen, tokio::io::repeat(b'a'), Rc::clone(&turn), AtOnce::at_least(10));
             let mut turns = Vec::new();
             let mut cx = Context::from_waker(Waker::noop());
             for _ in 0..5 {
@@ -221,12 +265,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_requests_come_more_is_read_at_once() {
+        let turn = turn().0;
+        let mut stream = Replay::new(Bytes::new(), tokio::io::repeat(b'a'), Rc::clone(&turn), AtOnce::at_least(10));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut read_after = |requests: usize| {
+            for _ in 0..requests {
+                let _ = std::pin::pin!(turn.end_if_used()).poll(&mut cx);
+            }
+            let mut bytes = [0; 1000];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            while Pin::new(&mut stream).poll_read(&mut cx, &mut buffer).is_pending() {
+                assert!(turn.turnstile.call(), "it waits for nothing");
+            }
+            buffer.filled().len()
+        };
+        assert_eq!([0, 0, 1, 2, 4, 8].map(&mut read_after), [10, 10, 10, 20, 40, 80], "a request in 10 bytes each");
+        assert_eq!([16, 15, 15, 0].map(&mut read_after), [160, 160, 10, 20]);
+    }
+
+    #[tokio::test]
     async fn of_connections_that_end_together_one_is_let_out_at_a_time() {
         let one = turn().0;
         let mut ends: Vec<_> = (0..100)
             .map(|_| {
                 let turn = Turn::new(Rc::clone(&one.door), Rc::default(), Rc::clone(&one.leaving));
-                Replay::new(Bytes::new(), tokio::io::empty(), Rc::new(turn), usize::MAX)
+                Replay::new(Bytes::new(), tokio::io::empty(), Rc::new(turn), AtOnce::ALL)
             })
             .collect();
         let mut cx = Context::from_waker(Waker::noop());
@@ -250,7 +314,7 @@ mod tests {
         };
         assert_eq!(polls(&turn).await, 1, "the first one");
         assert_eq!([polls(&turn).await, polls(&turn).await], [2, 2]);
-        let mut stream = Replay::new(Bytes::new(), &b"more"[..], Rc::clone(&turn), usize::MAX);
+        let mut stream = Replay::new(Bytes::new(), &b"more"[..], Rc::clone(&turn), AtOnce::ALL);
         stream.read_u8().await.unwrap();
         drop(stream);
         assert_eq!(polls(&turn).await, 1, "it was read since");
@@ -284,7 +348,7 @@ mod tests {
         // longer than a batch may be kept
         thread::sleep(Duration::from_millis(2));
         assert!(batches.is_empty());
-        let mut stream = Replay::new(Bytes::new(), &b"more"[..], turn, usize::MAX);
+        let mut stream = Replay::new(Bytes::new(), &b"more"[..], turn, AtOnce::ALL);
         stream.read_u8().await.unwrap();
         assert_eq!(batches.len(), 1);
     }

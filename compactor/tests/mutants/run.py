@@ -36,7 +36,7 @@ DEFAULTS = {
     "compactor": [SIMULATION, "-p tallylight-compactor --lib"],
 }
 # one that does not end is caught, too
-MOST_SECONDS = 900
+MOST_SECONDS = 240
 
 
 def lists():

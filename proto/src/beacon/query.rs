@@ -5,33 +5,88 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode;
+use memchr::{memchr, memchr2};
 
 /// The pairs of a query string, decoded, in order. A piece without `=` has an empty value.
 pub(crate) fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-    query.split(|byte| *byte == b'&').filter(|piece| !piece.is_empty()).map(|piece| {
-        match piece.iter().position(|byte| *byte == b'=') {
-            Some(at) => (decode(&piece[..at]), decode(&piece[at + 1..])),
-            None => (decode(piece), Cow::Borrowed("")),
+    pieces(query).map(|piece| match memchr(b'=', piece) {
+        Some(at) => (decode(&piece[..at]), decode(&piece[at + 1..])),
+        None => (decode(piece), Cow::Borrowed("")),
+    })
+}
+
+/// The last value of one parameter, for what is no part of an event (`ack`, `debug`). Only keys are looked at: most
+/// queries have none of these.
+pub fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    let mut last = None;
+    for piece in pieces(query.as_bytes()) {
+        let key_len = piece.iter().position(|byte| *byte == b'=').unwrap_or(piece.len());
+        let (key, value) = piece.split_at(key_len);
+        if key == name.as_bytes() || (memchr2(b'%', b'+', key).is_some() && decode(key) == name) {
+            last = Some(value);
+        }
+    }
+    last.map(|value| decode(value.get(1..).unwrap_or_default()))
+}
+
+fn pieces(query: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(query);
+    std::iter::from_fn(move || {
+        loop {
+            let query = rest?;
+            let piece = match memchr(b'&', query) {
+                Some(at) => {
+                    rest = Some(&query[at + 1..]);
+                    &query[..at]
+                }
+                None => {
+                    rest = None;
+                    query
+                }
+            };
+            if !piece.is_empty() {
+                return Some(piece);
+            }
         }
     })
 }
 
-/// The last value of one parameter, for what is no part of an event (`ack`, `debug`).
-pub fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
-    pairs(query.as_bytes()).filter(|(key, _)| key == name).last().map(|(_, value)| value)
-}
-
 fn decode(text: &[u8]) -> Cow<'_, str> {
-    if !text.iter().any(|byte| matches!(byte, b'%' | b'+')) {
+    let Some(first) = memchr2(b'%', b'+', text) else {
         // asked first because it is faster where the answer is yes
         return str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
+    };
+    let mut decoded = Vec::with_capacity(text.len());
+    let (plain, mut rest) = text.split_at(first);
+    decoded.extend_from_slice(plain);
+    while let Some((special, behind)) = rest.split_first() {
+        let (byte, behind) = match (special, behind) {
+            (b'+', _) => (b' ', behind),
+            (_, [high, low, others @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, others),
+                _ => (b'%', behind),
+            },
+            _ => (b'%', behind),
+        };
+        decoded.push(byte);
+        let plain = memchr2(b'%', b'+', behind).unwrap_or(behind.len());
+        let (plain, others) = behind.split_at(plain);
+        decoded.extend_from_slice(plain);
+        rest = others;
     }
-    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-    let decoded: Vec<u8> = percent_decode(&spaced).collect();
     Cow::Owned(
         String::from_utf8(decoded).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
     )
+}
+
+/// The value of a hexadecimal digit.
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

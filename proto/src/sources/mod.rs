@@ -640,7 +640,10 @@ impl Source {
             // a heartbeat, or what left no record, may have come before the first record
             self.window.begin_earlier(mark.bounds.first);
             self.window.were_sent_below(mark.bounds.next);
-            for (start, len) in &mark.numbers {
+            // one that is ahead for whoever reads its record may not have been so for the writer, who knew of others
+            let ahead = self.ahead.filter(|waiting| waiting.ahead.came && mark.ahead != Some(waiting.ahead));
+            let ahead = ahead.map(|waiting| (waiting.ahead.number, 1));
+            for (start, len) in mark.numbers.iter().chain(&ahead) {
                 // what is below the window is known already
                 let from = self.window.bounds().floor.max(*start);
                 for number in from..start.saturating_add(*len).min(mark.bounds.next) {

@@ -236,7 +236,7 @@ fn clients_that_vanish_without_a_word_are_forgotten() {
 #[ignore = "for `clients_that_vanish_without_a_word_are_forgotten`, which runs it where it harms nobody"]
 fn cut_off_in_a_network_of_their_own() {
     let link = |state: &str| assert!(Command::new("ip").args(["link", "set", "lo", state]).status().unwrap().success());
-    let fixture = Fixture::start(&["--idle-timeout=1s", "--body-timeout=1s"]);
+    let fixture = Fixture::start(&["--idle-timeout=4s", "--body-timeout=4s"]);
     let mut vanishing: Vec<Connection> = [
         "",
         "GET /api/bea",

@@ -1,0 +1,236 @@
+//! What a beacon over HTTP costs, beside nginx with a buffered access log: the leanest pixel logger that people run.
+//!
+//! Servers run one at a time, each as a process of its own on the first CPU; the load comes from this process, or for
+//! HTTP/2 from h2load, on the second one, over loopback.
+
+mod contender;
+mod load;
+mod report;
+mod requests;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::compare::{alternate, quartiles};
+use crate::peers::Peers;
+use crate::{machine, process};
+use contender::{Contender, Running};
+use load::{Load, Pace};
+use requests::Ask;
+
+/// Requests before those that are measured.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// Connections of the open loop.
+const OPEN_CONNECTIONS: usize = 64;
+
+/// What is asked how.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Seconds a window.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Requests a second of the open loop [default: half of what the slower one of nginx and Tallylight does].
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Connections of the closed loops.
+    #[arg(long, value_delimiter = ',', default_value = "64,512")]
+    connections: Vec<usize>,
+    /// Only workloads whose names contain this (may be repeated).
+    #[arg(long)]
+    only: Vec<String>,
+    /// Another build of the collector, to be measured as well (may be repeated).
+    #[arg(long)]
+    beside: Vec<PathBuf>,
+    /// Folder on the disk that logs are written to.
+    #[arg(long, default_value = "target")]
+    dir: PathBuf,
+    /// Where the peers were unpacked.
+    #[arg(long, default_value = ".test-env/peers/root")]
+    peers: PathBuf,
+    /// Writes every round to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// What is asked of all that take part.
+struct Workload {
+    name: String,
+    shape: Shape,
+    contenders: Vec<Contender>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Shape {
+    /// So many connections, each with a request under way.
+    Closed { connections: usize },
+    /// The same with a new connection for each request.
+    Anew { connections: usize },
+    /// So many requests a second.
+    Open { rate: f64 },
+    /// So many connections with so many streams each.
+    Http2 { connections: usize, streams: usize },
+}
+
+/// What one window of one contender was like.
+pub struct Measured {
+    answered: u64,
+    failed: u64,
+    seconds: f64,
+    cpu: f64,
+    /// Microseconds: p50, p99, p99.9. h2load does not say.
+    latency: Option<[f64; 3]>,
+}
+
+impl Measured {
+    fn rate(&self) -> f64 {
+        self.answered as f64 / self.seconds
+    }
+
+    /// CPU seconds for a million requests, or microseconds for one.
+    fn cost(&self) -> f64 {
+        self.cpu * 1e6 / self.answered as f64
+    }
+}
+
+/// Measures and prints the comparison.
+pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
+    process::pin(process::LOAD_CPU).context("two CPUs are needed")?;
+    process::watch_signals()?;
+    let first = process::First::take();
+    if first.is_none() {
+        eprintln!("runs as any other process does: only root may put it first");
+    }
+    std::fs::create_dir_all(&arguments.dir)?;
+    let folder = tempfile::Builder::new().prefix("bench-http-").tempdir_in(&arguments.dir)?;
+    let folder = folder.path().canonicalize()?;
+    let peers = Peers::find(&arguments.peers)?.context("nginx and h2load (benches/install-peers.sh)")?;
+    let mut open_rate = arguments.rate;
+    let mut tables = Vec::new();
+    for workload in arguments.workloads(&peers)? {
+        if !arguments.only.is_empty() && !arguments.only.iter().any(|part| workload.name.contains(part.as_str())) {
+            continue;
+        }
+        let shape = match workload.shape {
+            Shape::Open { .. } => Shape::Open { rate: open_rate.context("--rate, or a closed loop before it")? },
+            other => other,
+        };
+        let window = Duration::try_from_secs_f64(arguments.seconds)?;
+        let runs = alternate(rounds, workload.contenders.len(), |round, n| {
+            let contender = &workload.contenders[n];
+            let measured = measure(contender, shape, window, &folder, &peers);
+            let measured = measured.with_context(|| contender.name.clone())?;
+            let (rate, cost) = (measured.rate(), measured.cost());
+            eprintln!("{}: {} of {rounds}: {}: {rate:.0}/s, {cost:.2} us", workload.name, round + 1, contender.name);
+            Ok(measured)
+        })?;
+        if open_rate.is_none() && workload.shape == (Shape::Closed { connections: OPEN_CONNECTIONS }) {
+            let medians = runs.iter().take(2).filter_map(|own| quartiles(own.iter().map(Measured::rate)));
+            open_rate = Some(medians.map(|[_, median, _]| median / 2.0).fold(f64::INFINITY, f64::min));
+        }
+        tables.push(report::print(&workload.name, shape, &workload.contenders, &runs));
+    }
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, machine::report(&tables, rounds, arguments.seconds))
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+impl Arguments {
+    fn workloads(&self, peers: &Peers) -> Result<Vec<Workload>> {
+        let program = std::env::current_exe()?.with_file_name("tallylight-collector");
+        ensure!(program.exists(), "{} is not there (make build)", program.display());
+        let nginx = || Contender::nginx(peers);
+        let collector = |name, ask, is_recycled| Contender::collector(name, ask, &program, is_recycled);
+        let recycled = || collector("Tallylight", Ask::Get, true);
+        let others = || {
+            self.beside.iter().map(|other| Contender::collector(&other.display().to_string(), Ask::Get, other, true))
+        };
+        let pair = || [nginx(), recycled()].into_iter().chain(others());
+        let mut all = Vec::new();
+        for connections in self.connections.iter().copied() {
+            let mut contenders: Vec<Contender> = pair().collect();
+            if connections == OPEN_CONNECTIONS {
+                contenders.push(collector("Tallylight, fresh segments", Ask::Get, false));
+                contenders.push(collector("Tallylight, nothing logged (HEAD)", Ask::Head, true));
+                contenders.push(collector("Tallylight, POST, 204 after the log", Ask::Post, true));
+                contenders.push(collector("Tallylight, POST, 204 after the disk", Ask::PostSynced, true));
+            }
+            all.push(Workload {
+                name: format!("{connections} keep-alive"),
+                shape: Shape::Closed { connections },
+                contenders,
+            });
+        }
+        let mut open: Vec<Contender> = pair().collect();
+        open.push(collector("Tallylight, nothing logged (HEAD)", Ask::Head, true));
+        open.push(collector("Tallylight, POST, 204 after the log", Ask::Post, true));
+        all.push(Workload { name: "half load, open loop".into(), shape: Shape::Open { rate: 0.0 }, contenders: open });
+        let anew = Shape::Anew { connections: OPEN_CONNECTIONS };
+        all.push(Workload { name: "a new connection a request".into(), shape: anew, contenders: pair().collect() });
+        for (connections, streams) in [(16, 16), (64, 1)] {
+            let name = format!("HTTP/2, {connections} × {streams} streams");
+            all.push(Workload { name, shape: Shape::Http2 { connections, streams }, contenders: pair().collect() });
+        }
+        Ok(all)
+    }
+}
+
+fn measure(contender: &Contender, shape: Shape, window: Duration, folder: &Path, peers: &Peers) -> Result<Measured> {
+    let folder = tempfile::tempdir_in(folder)?;
+    let running = contender.start(folder.path())?;
+    let measured = match shape {
+        Shape::Http2 { connections, streams } => http2(&running, connections, streams, window, peers),
+        Shape::Closed { connections } => http1(&running, contender.ask, connections, false, Pace::Closed, window),
+        Shape::Anew { connections } => http1(&running, contender.ask, connections, true, Pace::Closed, window),
+        Shape::Open { rate } => http1(&running, contender.ask, OPEN_CONNECTIONS, false, Pace::Open(rate), window),
+    }?;
+    running.process.stop()?;
+    Ok(measured)
+}
+
+fn http1(
+    running: &Running,
+    ask: Ask,
+    connections: usize,
+    is_anew: bool,
+    pace: Pace,
+    window: Duration,
+) -> Result<Measured> {
+    let requests = requests::all(ask, is_anew);
+    let mut load = Load::new(running.http1, &requests, connections, is_anew)?;
+    load.run(pace, WARM_UP)?;
+    let before = running.process.cpu()?;
+    let window = load.run(pace, window)?;
+    let cpu = running.process.cpu()? - before;
+    Ok(Measured {
+        answered: window.answered,
+        failed: window.failed,
+        seconds: window.seconds,
+        cpu,
+        latency: Some([0.5, 0.99, 0.999].map(|share| window.quantile(share))),
+    })
+}
+
+/// The same by h2load, which does it well.
+fn http2(running: &Running, connections: usize, streams: usize, window: Duration, peers: &Peers) -> Result<Measured> {
+    let mut command: Command = peers.command("h2load");
+    command.args(["-c", &connections.to_string(), "-m", &streams.to_string(), "-t", "1", "-p", "h2c"]);
+    command.args(["-D", &window.as_secs().max(1).to_string()]);
+    for (name, value) in requests::HEADERS {
+        command.args(["-H", &format!("{name}: {value}")]);
+    }
+    let mut beacons = crate::beacons::Beacons::new(3);
+    for _ in 0..16 {
+        command.arg(format!("http://{}/api/beacon?{}", running.http2, requests::query(&mut beacons)));
+    }
+    let before = running.process.cpu()?;
+    let output = command.output().context("h2load")?;
+    let cpu = running.process.cpu()? - before;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "h2load: {text}{}", String::from_utf8_lossy(&output.stderr));
+    report::of_h2load(&text, cpu).with_context(|| text)
+}

@@ -1,0 +1,88 @@
+//! What clients send: Chrome's requests, as a page makes them of a click.
+
+use std::fmt::Write;
+
+use serde_json::json;
+
+use crate::beacons::Beacons;
+
+/// Different requests.
+const VARIANTS: usize = 64;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// The pixel.
+    Get,
+    /// The same without an event.
+    Head,
+    /// An event, answered when it is in the log.
+    Post,
+    /// The same, answered when it is on disk.
+    PostSynced,
+}
+
+/// Some requests of about 770 bytes, with 13 headers.
+pub fn all(ask: Ask, is_anew: bool) -> Vec<Vec<u8>> {
+    let mut beacons = Beacons::new(3);
+    (0..VARIANTS).map(|_| one(ask, is_anew, &mut beacons)).collect()
+}
+
+/// A query of a click.
+pub fn query(beacons: &mut Beacons) -> String {
+    let event = beacons.event();
+    let mut query = String::new();
+    let id = event.id.uuid.simple();
+    let target = event.target.replace(':', "%3A").replace('/', "%2F").replace('?', "%3F").replace('=', "%3D");
+    let _ = write!(query, "id={id}&site={}&event=click&target={target}&item={}", event.site, event.item);
+    let _ = write!(query, "&placement={}&visitor={}&age={}", event.placement, event.visitor, event.age_ms);
+    query
+}
+
+/// The headers that Chrome sends, but for those of the connection.
+pub const HEADERS: [(&str, &str); 11] = [
+    ("sec-ch-ua-platform", "\"Windows\""),
+    (
+        "user-agent",
+        "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36",
+    ),
+    ("sec-ch-ua", "\"Chromium\";v=\"156\", \"Google Chrome\";v=\"156\", \"Not_A Brand\";v=\"99\""),
+    ("sec-ch-ua-mobile", "?0"),
+    ("accept", "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"),
+    ("sec-fetch-site", "cross-site"),
+    ("sec-fetch-mode", "no-cors"),
+    ("sec-fetch-dest", "image"),
+    ("referer", "https://shop.example/"),
+    ("accept-encoding", "gzip, deflate, br, zstd"),
+    ("accept-language", "en-GB,en;q=0.9"),
+];
+
+fn one(ask: Ask, is_anew: bool, beacons: &mut Beacons) -> Vec<u8> {
+    let (line, body) = match ask {
+        Ask::Get => (format!("GET /api/beacon?{}", query(beacons)), String::new()),
+        Ask::Head => (format!("HEAD /api/beacon?{}", query(beacons)), String::new()),
+        Ask::Post => ("POST /api/beacon".into(), body(beacons)),
+        Ask::PostSynced => ("POST /api/beacon?ack=synced".into(), body(beacons)),
+    };
+    let mut request = format!("{line} HTTP/1.1\r\nHost: beacons.example\r\n");
+    let connection = if is_anew { "close" } else { "keep-alive" };
+    let _ = write!(request, "Connection: {connection}\r\n");
+    if !body.is_empty() {
+        let _ = write!(request, "Content-Length: {}\r\nContent-Type: text/plain;charset=UTF-8\r\n", body.len());
+    }
+    for (name, value) in HEADERS {
+        let _ = write!(request, "{name}: {value}\r\n");
+    }
+    let _ = write!(request, "\r\n{body}");
+    request.into_bytes()
+}
+
+fn body(beacons: &mut Beacons) -> String {
+    let event = beacons.event();
+    json!({
+        "id": event.id.uuid.to_string(), "site": event.site, "event": event.event, "target": event.target,
+        "page": event.page, "item": event.item, "placement": event.placement, "visitor": event.visitor,
+        "age": event.age_ms,
+    })
+    .to_string()
+}
