@@ -4,14 +4,24 @@
 //! Nothing is copied unless a `%`, a `+` or a bad byte is in it.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
-use memchr::{memchr, memchr2};
+use memchr::{memchr2, memchr3_iter};
 
 /// The pairs of a query string, decoded, in order. A piece without `=` has an empty value.
 pub(crate) fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-    pieces(query).map(|piece| match memchr(b'=', piece) {
-        Some(at) => (decode(&piece[..at]), decode(&piece[at + 1..])),
-        None => (decode(piece), Cow::Borrowed("")),
+    // looked at once and not piece by piece: most queries are text
+    let text = str::from_utf8(query).ok();
+    pieces(query).map(move |piece| {
+        let decode = |range: Range<usize>| match text {
+            Some(text) if !piece.has_escapes => Cow::Borrowed(&text[range]),
+            _ => decode(&query[range]),
+        };
+        let Range { start, end } = piece.range;
+        match query[start..end].iter().position(|byte| *byte == b'=') {
+            Some(at) => (decode(start..start + at), decode(start + at + 1..end)),
+            None => (decode(start..end), Cow::Borrowed("")),
+        }
     })
 }
 
@@ -20,31 +30,39 @@ pub(crate) fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_,
 pub fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let mut last = None;
     for piece in pieces(query.as_bytes()) {
-        let key_len = piece.iter().position(|byte| *byte == b'=').unwrap_or(piece.len());
-        let (key, value) = piece.split_at(key_len);
-        if key == name.as_bytes() || (memchr2(b'%', b'+', key).is_some() && decode(key) == name) {
-            last = Some(value);
+        let text = &query.as_bytes()[piece.range];
+        if !piece.has_escapes && !text.starts_with(name.as_bytes()) {
+            continue;
+        }
+        let key_len = text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
+        if decode(&text[..key_len]) == name {
+            last = text.get(key_len + 1..).or(Some(&[]));
         }
     }
-    last.map(|value| decode(value.get(1..).unwrap_or_default()))
+    last.map(decode)
 }
 
-fn pieces(query: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(query);
+/// What stands between two `&`.
+struct Piece {
+    range: Range<usize>,
+    /// Whether there is a `%` or a `+` in it.
+    has_escapes: bool,
+}
+
+/// The pieces that are not empty.
+fn pieces(query: &[u8]) -> impl Iterator<Item = Piece> {
+    let mut marks = memchr3_iter(b'&', b'%', b'+', query).chain([query.len()]);
+    let (mut start, mut has_escapes) = (0, false);
     std::iter::from_fn(move || {
         loop {
-            let query = rest?;
-            let piece = match memchr(b'&', query) {
-                Some(at) => {
-                    rest = Some(&query[at + 1..]);
-                    &query[..at]
-                }
-                None => {
-                    rest = None;
-                    query
-                }
-            };
-            if !piece.is_empty() {
+            let at = marks.next()?;
+            if query.get(at).is_some_and(|byte| *byte != b'&') {
+                has_escapes = true;
+                continue;
+            }
+            let piece = Piece { range: start..at, has_escapes: std::mem::take(&mut has_escapes) };
+            start = at + 1;
+            if !piece.range.is_empty() {
                 return Some(piece);
             }
         }
