@@ -352,6 +352,22 @@ fn a_copy_counts_in_its_own_hour_and_only_within_seven_days() {
 }
 
 #[test]
+fn an_index_made_again_knows_what_is_six_days_old_and_was_six_days_old_when_it_came() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let days = 6 * 24 * HOUR;
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.events(&[event(1, HOUR), aged(2, HOUR, days), event(3, HOUR + days)]);
+    log.commit();
+    once(&config).unwrap();
+    std::fs::remove_dir_all(folder.path().join("compactor/index")).unwrap();
+    log.events(&[event(1, 2 * HOUR + days), event(2, 2 * HOUR + days)]);
+    log.commit();
+    let counts = once(&config).unwrap().counts();
+    assert_eq!((counts.events().counted, counts.events().duplicates), (3, 2));
+}
+
+#[test]
 fn a_lost_index_is_made_again_from_the_events() {
     for damage in ["gone", "older", "bad"] {
         let folder = testlog::folder();

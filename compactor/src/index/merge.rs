@@ -56,6 +56,7 @@ pub(super) fn merge(runs: &[&Run], horizon: i64, folder: &Path, number: u64) -> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::FirstCopy;
     use super::*;
 
     #[test]
@@ -66,6 +67,30 @@ mod tests {
         assert_eq!(choose(&[200_000, 200_000, 200_000, 200_000, 1]), Some(vec![0, 1, 2, 3]));
         assert_eq!(choose(&[32 << 20; 4]), None, "they would be too large");
         assert_eq!(choose(&[12 << 20; 7]), Some(vec![0, 1, 2, 3, 4]), "so would all of them");
+    }
+
+    #[test]
+    fn a_merged_run_has_every_copy_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let week = 7 * 24 * 3600 * 1000;
+        // an id is first again after a week
+        let copies = [(1, 10, 0), (2, 20, 0), (2, 30, week + 1), (3, 40, week + 1)];
+        let copies = copies.map(|(id, position, received_at)| FirstCopy { id, position, received_at });
+        let run = |number, held: &[FirstCopy]| {
+            let mut writer = RunWriter::create(folder.path(), number).unwrap();
+            held.iter().for_each(|copy| writer.push(*copy).unwrap());
+            let held = writer.finish().unwrap();
+            Run::open(folder.path(), number, held).unwrap()
+        };
+        // a copy may stand in two of them
+        let (first, second) = (run(1, &[copies[0], copies[1], copies[3]]), run(2, &[copies[0], copies[2]]));
+        for (horizon, kept) in [(0, &copies[..]), (1, &copies[2..])] {
+            let held = merge(&[&first, &second], horizon, folder.path(), 3).unwrap();
+            let merged = Run::open(folder.path(), 3, held).unwrap();
+            let mut reader = merged.read_all();
+            let read: Vec<FirstCopy> = std::iter::from_fn(|| reader.next().unwrap()).collect();
+            assert_eq!(read, kept);
+        }
     }
 
     #[test]

@@ -239,6 +239,15 @@ mod tests {
     }
 
     #[test]
+    fn all_below_the_seal_must_be_whole_or_below_the_synced_mark_or_nothing() {
+        let mut read = HeaderPage::decode(&page()).expect("a good page");
+        read.sealed = None;
+        assert_eq!(read.whole_below(), 8000);
+        read.synced = None;
+        assert_eq!(read.whole_below(), HEADER_LEN as u64);
+    }
+
+    #[test]
     fn every_flipped_bit_is_seen_and_none_is_believed() {
         let good = HeaderPage::decode(&page()).expect("a good page");
         for bit in 0..HEADER_LEN * 8 {

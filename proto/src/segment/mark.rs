@@ -138,6 +138,23 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_of_one_place_is_none_of_another() {
+        let mut page = vec![0; 4096];
+        Mark { length: 4096, ordinal: 1 }.write(&mut page, SALT, MarkKind::Synced, 0);
+        let from = Mark::offset(MarkKind::Synced, 0);
+        for (kind, slot) in [(MarkKind::Synced, 1), (MarkKind::Sealed, 0), (MarkKind::Committed, 1)] {
+            page.copy_within(from..from + SLOT_LEN, Mark::offset(kind, slot));
+        }
+        let read = |kind| Mark::read(&page, SALT, kind);
+        assert_eq!(
+            read(MarkKind::Synced),
+            (Some(Mark { length: 4096, ordinal: 1 }), Some(Mark::offset(MarkKind::Synced, 1)))
+        );
+        assert_eq!(read(MarkKind::Sealed), (None, Some(Mark::offset(MarkKind::Sealed, 0))));
+        assert_eq!(read(MarkKind::Committed), (None, Some(Mark::offset(MarkKind::Committed, 1))));
+    }
+
+    #[test]
     fn a_half_written_slot_is_passed_over() {
         let mut page = vec![0; 4096];
         Mark { length: 4096, ordinal: 1 }.write(&mut page, SALT, MarkKind::Committed, 0);

@@ -212,6 +212,18 @@ mod tests {
     }
 
     #[test]
+    fn records_that_are_missing_without_a_hole_are_told() {
+        let (mut bytes, mark) = segment(1, &payloads(2));
+        let later = mark.ordinal + 3;
+        let mut framed = vec![0; framed_len(1)];
+        Framing::new(1, BASE).write(&mut framed, mark.length, later, b"x");
+        bytes.extend_from_slice(&framed);
+        let (records, gaps) = scan(1, &bytes, bytes.len() as u64, Some(later + 1));
+        assert_eq!(records, [10, 11, later]);
+        assert_eq!(gaps, [Gap { from: mark.length, to: mark.length, records: Some(3) }]);
+    }
+
+    #[test]
     fn records_come_back_as_they_were_written() {
         let payloads = payloads(100);
         let (bytes, end) = segment(1, &payloads);
