@@ -32,8 +32,8 @@ SIMULATION = "-p tallylight-compactor --test simulation every_promise"
 # what is quick to build and run first
 DEFAULTS = {
     "proto": ["-p tallylight-proto --lib", SIMULATION],
-    "collector": [SIMULATION, "-p tallylight-collector --lib"],
-    "compactor": [SIMULATION, "-p tallylight-compactor --lib"],
+    "collector": [SIMULATION, "-p tallylight-collector --lib", "-p tallylight-collector --test it log::"],
+    "compactor": [SIMULATION, "-p tallylight-compactor --lib", "-p tallylight-compactor --test it power_cut"],
 }
 # one that does not end is caught, too
 MOST_SECONDS = 240
