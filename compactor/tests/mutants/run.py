@@ -73,6 +73,7 @@ def cargo(arguments, *more):
         **os.environ,
         "CARGO_TARGET_DIR": str(SCRATCH / "target"),
         "CARGO_PROFILE_DEV_DEBUG": "false",
+        "TALLYLIGHT_TEST_ENV": os.environ.get("TALLYLIGHT_TEST_ENV") or str(ROOT / ".test-env"),
         "SEEDS": os.environ.get("SEEDS", "1000"),
         "MOST_FAILURES": "1",
     }
