@@ -312,7 +312,7 @@ impl Life {
         match ended {
             Ok(Ok(())) => {
                 // while events are shed there may be no room to tell of the end
-                let is_told = !status.shedding && stage.world.failed_syncs() == 0;
+                let is_told = !status.shedding && stage.failed_syncs() == 0;
                 stage.before.set(if is_told { Before::Ended(counts) } else { Before::Unknown });
                 figures.stops += 1;
             }
@@ -360,7 +360,7 @@ impl Life {
                 stage.world.set_faults(Faults::default());
             }
             stage.world.revive(COLLECTOR);
-            if stage.plan.is_honest() && stage.world.failed_syncs() == 0 {
+            if stage.plan.is_honest() && stage.failed_syncs() == 0 {
                 whole.append(&mut outputs::whole_records());
             }
             stage.doom(COLLECTOR, 60);
@@ -496,6 +496,11 @@ impl Stage {
         });
     }
 
+    /// Of the log, by either program: what these were to put on disk may be lost.
+    fn failed_syncs(&self) -> u64 {
+        self.world.failed_syncs(&data().join(layout::LOG))
+    }
+
     fn collector(&self) -> Option<Rc<Collector>> {
         self.collector.borrow().clone()
     }
@@ -523,7 +528,7 @@ impl Stage {
     fn run_thread(&self, thread: Thread, batches: usize) -> Result<(), Death> {
         let Some(collector) = self.collector() else { return Ok(()) };
         let ended = self.world.run(COLLECTOR, || collector.log.turn(thread, batches));
-        self.oracle.borrow_mut().hear(&collector.log.status().snapshot(), self.world.failed_syncs());
+        self.oracle.borrow_mut().hear(&collector.log.status().snapshot(), self.failed_syncs());
         match ended {
             Ok(Ok(_)) => Ok(()),
             // a failed disk ends the process: a kill that it does to itself
@@ -633,7 +638,7 @@ impl Stage {
 
     /// What a new life makes of the one before.
     fn goes_on(&self, recovered: &Recovered) {
-        let is_sure = self.plan.is_honest() && self.world.failed_syncs() == 0;
+        let is_sure = self.plan.is_honest() && self.failed_syncs() == 0;
         match self.before.replace(Before::Killed) {
             Before::Unknown => {}
             _ if !is_sure => {}
@@ -676,7 +681,7 @@ impl Stage {
 
     fn hear(&self) {
         if let Some(collector) = self.collector() {
-            self.oracle.borrow_mut().hear(&collector.log.status().snapshot(), self.world.failed_syncs());
+            self.oracle.borrow_mut().hear(&collector.log.status().snapshot(), self.failed_syncs());
         }
     }
 
@@ -733,13 +738,13 @@ impl Stage {
     fn check(&self, whole: &BTreeSet<String>) {
         let logged = outputs::log(0);
         let mut there = logged.tokens;
-        self.oracle.borrow_mut().syncs_failed(self.world.failed_syncs());
+        self.oracle.borrow_mut().syncs_failed(self.failed_syncs());
         let oracle = self.oracle.borrow();
         if self.plan.is_honest() {
             assert!(logged.wrong.is_empty(), "nothing is damaged on a disk that keeps its word: {:?}", logged.wrong);
             outputs::check_segments();
         }
-        let is_sure = self.plan.is_honest() && self.world.failed_syncs() == 0;
+        let is_sure = self.plan.is_honest() && self.failed_syncs() == 0;
         if oracle.missing_from(&there) > 0 || (is_sure && !whole.is_subset(&there)) {
             // what the log has let go of is published
             there.extend(outputs::rows(&self.world, out()).into_iter().map(|row| row.token));

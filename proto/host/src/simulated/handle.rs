@@ -163,7 +163,7 @@ impl Handle {
             }
         }
         if failed.is_err() {
-            world.failed_syncs.set(world.failed_syncs.get() + 1);
+            world.failed_syncs.borrow_mut().push(self.0.path.clone());
         }
         failed?;
         // what others write now is not in it

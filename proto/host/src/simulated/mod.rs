@@ -123,7 +123,8 @@ pub struct World {
     current: Cell<Option<Process>>,
     dead: RefCell<BTreeSet<Process>>,
     steps: Cell<u64>,
-    failed_syncs: Cell<u64>,
+    /// Files whose syncs failed, each time.
+    failed_syncs: RefCell<Vec<PathBuf>>,
     trace: Cell<u64>,
     chance: RefCell<Chance>,
     hook: RefCell<Option<Hook>>,
@@ -187,7 +188,7 @@ impl World {
             current: Cell::default(),
             dead: RefCell::default(),
             steps: Cell::default(),
-            failed_syncs: Cell::default(),
+            failed_syncs: RefCell::default(),
             trace: Cell::default(),
             chance: RefCell::new(Chance::new(seed)),
             hook: RefCell::default(),
@@ -342,9 +343,9 @@ impl World {
         self.steps.get()
     }
 
-    /// Syncs of files that failed so far.
-    pub fn failed_syncs(&self) -> u64 {
-        self.failed_syncs.get()
+    /// Syncs of files below this folder that failed so far.
+    pub fn failed_syncs(&self, folder: &Path) -> u64 {
+        self.failed_syncs.borrow().iter().filter(|path| path.starts_with(folder)).count() as u64
     }
 
     /// A digest of all steps: the same for the same seed.
