@@ -148,3 +148,26 @@ impl Syncer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Recovered;
+    use tokio::sync::oneshot;
+
+    #[test]
+    fn whoever_waits_for_what_is_on_disk_is_answered_and_nobody_else() {
+        let status = Arc::new(Status::new(&Recovered::default()));
+        status.synced_to(4096);
+        let (_tasks, receiver) = crossbeam_channel::unbounded();
+        let mut syncer = Syncer::new(PathBuf::new(), Duration::ZERO, status, receiver);
+        let mut waiters = Vec::new();
+        for position in [4095, 4096, 4097] {
+            let (sender, waiter) = oneshot::channel();
+            syncer.waiting.push((position, sender));
+            waiters.push(waiter);
+        }
+        syncer.answer();
+        assert_eq!([0, 1, 2].map(|n| waiters[n].try_recv().is_ok()), [true, true, false]);
+    }
+}

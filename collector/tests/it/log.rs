@@ -12,7 +12,7 @@ use tallylight_proto::event::Origin;
 use tallylight_proto::ledger::{Counts, FrontCounts, Ledger};
 use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::{Found, Framing, Gap, HEADER_LEN, HeaderPage, Mark, MarkKind, Scanner};
-use tallylight_proto::sources::{Figures, Report};
+use tallylight_proto::sources::{Figures, Report, Scope};
 use tallylight_proto::{Event, Front, Id, Refusal, Shed, layout};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -369,6 +369,108 @@ fn a_spare_is_used_again_and_nothing_of_its_past_comes_back() {
     assert_eq!(recovered.torn, 0);
     assert_eq!(read(killed.path()).events, before.events);
     assert_eq!(before.events.iter().filter(|n| **n >= 20_000).count(), 10);
+}
+
+/// The path of the last segment, and its bytes with one bit of this byte flipped.
+fn flip_in_the_last(data: &Path, at: impl Fn(&HeaderPage) -> u64) {
+    let path = segments(data).pop().expect("a segment");
+    let (mut bytes, page) = load(&path);
+    bytes[usize::try_from(at(&page)).expect("small")] ^= 1;
+    std::fs::write(&path, bytes).expect("room");
+}
+
+#[test]
+fn a_begun_segment_that_has_lost_its_name_gets_it_back() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send(&log, 0..50, Level::Synced).expect("taken");
+    let killed = copy(data.path());
+    log.finish();
+    let named = segments(killed.path()).pop().expect("a segment");
+    #[expect(clippy::disallowed_methods, reason = "the test plays the power cut")]
+    std::fs::rename(&named, named.with_file_name(layout::new_segment(0))).expect("one folder");
+    let (log, recovered) = start(killed.path());
+    log.finish();
+    assert_eq!((recovered.torn, read(killed.path()).events.len()), (0, 50));
+}
+
+#[test]
+fn what_is_damaged_below_the_synced_mark_is_not_called_torn() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send(&log, 0..50, Level::Synced).expect("taken");
+    let killed = copy(data.path());
+    log.finish();
+    flip_in_the_last(killed.path(), |page| page.synced.expect("a mark").length / 2);
+    let (log, recovered) = start(killed.path());
+    log.finish();
+    assert_eq!(recovered.torn, 0, "no power cut took it");
+    let gaps = read(killed.path()).gaps;
+    assert!(gaps.len() == 1 && !gaps[0].1, "{gaps:?}");
+}
+
+#[test]
+fn a_killed_log_has_its_ledger_at_its_end_once_it_is_recovered() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send(&log, 0..50, Level::Logged).expect("taken");
+    let killed = copy(data.path());
+    log.finish();
+    let recovering = Options { reserve: u64::MAX / 2, ..options(killed.path()) };
+    let (log, _) = Log::start(recovering, |error| panic!("{error}")).expect("no space is needed for it");
+    let contents = read(killed.path());
+    log.finish();
+    let last = contents.ledgers.last().expect("a ledger");
+    assert_eq!((http1(&last.counts).logged, last.marks.scope), (50, Scope::All), "the segments before it may go");
+}
+
+#[test]
+fn ordinals_go_on_behind_the_seal_though_the_last_records_are_damaged() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send(&log, 0..50, Level::Logged).expect("taken");
+    log.finish();
+    let last = *read(data.path()).ordinals.last().expect("records");
+    flip_in_the_last(data.path(), |page| page.sealed.expect("a seal").length - 9);
+    let (log, _) = start(data.path());
+    send(&log, 50..60, Level::Logged).expect("taken");
+    log.finish();
+    let (_, page) = load(&segments(data.path())[1]);
+    assert_eq!(page.header.first_ordinal, last + 1);
+}
+
+#[test]
+fn where_the_ledger_of_the_last_segment_is_damaged_the_one_before_tells_how_it_stands() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    let mut sent = 0;
+    while segments(data.path()).len() < 3 {
+        send(&log, sent..sent + 100, Level::Logged).expect("taken");
+        sent += 100;
+    }
+    // without the closing one
+    let killed = copy(data.path());
+    log.finish();
+    flip_in_the_last(killed.path(), |_| HEADER_LEN as u64 + 40);
+    let (log, recovered) = start(killed.path());
+    log.finish();
+    assert_eq!(http1(&recovered.counts).logged, sent);
+}
+
+#[test]
+fn a_datagram_that_finds_no_room_is_shed() {
+    let data = tempfile::tempdir().expect("a folder");
+    let no_room = Options { reserve: u64::MAX / 2, ..options(data.path()) };
+    let (log, _) = Log::start(no_room, |error| panic!("{error}")).expect("a full disk is no failure");
+    let appender = log.appender();
+    let mut batch = appender.batch();
+    push_datagram(&mut batch, 1, 3, 0);
+    appender.try_send(batch).expect("room in the channel");
+    drop(appender);
+    assert_eq!(send(&log, 0..1, Level::Logged), Err(Shed::Disk));
+    let udp = log.status().snapshot().counts.fronts[Front::Udp.index()];
+    assert_eq!((udp.received, udp.logged, udp.shed[Shed::Disk.index()]), (3, 0, 3));
+    log.finish();
 }
 
 #[test]

@@ -352,6 +352,18 @@ fn a_copy_counts_in_its_own_hour_and_only_within_seven_days() {
 }
 
 #[test]
+fn the_index_says_how_far_it_has_judged_and_no_further() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.events(&numbered(0..20, HOUR));
+    log.commit();
+    let position = once(&config).unwrap().commit().unwrap().snapshot.place.position;
+    let index = Index::open(&folder.path().join("compactor/index"), config.index_limits).unwrap();
+    assert_eq!(index.through(), position);
+}
+
+#[test]
 fn an_index_made_again_knows_what_is_six_days_old_and_was_six_days_old_when_it_came() {
     let folder = testlog::folder();
     let config = config(folder.path());

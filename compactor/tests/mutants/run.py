@@ -29,11 +29,12 @@ ROOT = HERE.parents[2]
 SCRATCH = pathlib.Path(os.environ.get("SCRATCH") or pathlib.Path(tempfile.gettempdir()) / "tallylight-mutants")
 ONLY = os.environ.get("ONLY", "").split(",")
 SIMULATION = "-p tallylight-compactor --test simulation every_promise"
+EACH_CALL = "-p tallylight-compactor --test simulation each_call::a_kill"
 # what is quick to build and run first
 DEFAULTS = {
-    "proto": ["-p tallylight-proto --lib", SIMULATION],
-    "collector": [SIMULATION, "-p tallylight-collector --lib", "-p tallylight-collector --test it log::"],
-    "compactor": [SIMULATION, "-p tallylight-compactor --lib", "-p tallylight-compactor --test it power_cut"],
+    "proto": ["-p tallylight-proto --lib", SIMULATION, "-p tallylight-collector --test it log::"],
+    "collector": [SIMULATION, EACH_CALL, "-p tallylight-collector --lib", "-p tallylight-collector --test it log::"],
+    "compactor": [SIMULATION, EACH_CALL, "-p tallylight-compactor --lib", "-p tallylight-compactor --test it power_cut"],
 }
 # one that does not end is caught, too
 MOST_SECONDS = 240

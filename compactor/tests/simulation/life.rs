@@ -367,6 +367,7 @@ impl Life {
             let started = stage.world.run(COLLECTOR, || {
                 let collector = Rc::new(Collector::start(&stage.plan)?);
                 *stage.collector.borrow_mut() = Some(Rc::clone(&collector));
+                stage.unsynced_names.borrow().collector_has_recovered();
                 collector.log.begin()?;
                 Ok::<_, LogError>(collector)
             });
@@ -612,6 +613,7 @@ impl Stage {
             self.is_before_killed();
         }
         self.oracle.borrow_mut().collector_died();
+        self.unsynced_names.borrow_mut().collector_died();
     }
 
     fn is_before_killed(&self) {

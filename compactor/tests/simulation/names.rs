@@ -64,6 +64,17 @@ impl UnsyncedNames {
         assert!(outputs.is_empty(), "a segment goes, and a power cut could take back what was renamed in {outputs:?}");
     }
 
+    /// The collector has recovered its log.
+    pub fn collector_has_recovered(&self) {
+        let left = self.folders.get(&COLLECTOR).filter(|folders| !folders.is_empty());
+        assert!(left.is_none(), "the log is recovered, and a power cut could take back what was renamed in {left:?}");
+    }
+
+    /// The collector is gone: the next one must see to what it has left.
+    pub fn collector_died(&mut self) {
+        self.folders.remove(&COLLECTOR);
+    }
+
     /// The compactor says that a pass is done.
     pub fn compactor_is_done(&self) {
         let left = self.folders.get(&COMPACTOR).filter(|folders| !folders.is_empty());
