@@ -109,19 +109,24 @@ class DoesNotBuild(Exception):
     """The mutant is none: its list is to be mended."""
 
 
+def build(arguments):
+    """Builds these tests."""
+    is_built, said = cargo(arguments, "--no-run")
+    if not is_built:
+        # a run that was ended in the midst of a build may have left half of one
+        ours = [f"-ptallylight-{name}" for name in ("proto", "host", "sender", "service", "collector", "compactor")]
+        target = ["--target-dir", SCRATCH / "target"]
+        subprocess.run(["cargo", "clean", "-q", *target, *ours], cwd=SCRATCH / "tree", check=True)
+        is_built, said = cargo(arguments, "--no-run")
+    if not is_built:
+        print(said)
+        raise DoesNotBuild
+
+
 def caught_by(mutant):
     """What catches it, or nothing."""
     for arguments in tests_of(mutant):
-        is_built, said = cargo(arguments, "--no-run")
-        if not is_built:
-            # a run that was ended in the midst of a build may have left half of one
-            ours = [f"-ptallylight-{name}" for name in ("proto", "host", "sender", "service", "collector", "compactor")]
-            target = ["--target-dir", SCRATCH / "target"]
-            subprocess.run(["cargo", "clean", "-q", *target, *ours], cwd=SCRATCH / "tree", check=True)
-            is_built, said = cargo(arguments, "--no-run")
-        if not is_built:
-            print(said)
-            raise DoesNotBuild
+        build(arguments)
         passes, said = cargo(arguments)
         if not passes:
             return what_failed(said)
@@ -144,6 +149,7 @@ def main():
     is_meant = lambda mutant: any(mutant["list"] == only or mutant["name"].startswith(only) for only in ONLY)
     mutants = [mutant for mutant in every if is_meant(mutant) and mutant["list"] != "equivalent"]
     for arguments in dict.fromkeys(test for mutant in mutants for test in tests_of(mutant)):
+        build(arguments)
         passes, said = cargo(arguments)
         if not passes:
             print(said)
