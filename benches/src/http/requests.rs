@@ -22,7 +22,7 @@ pub enum Ask {
     PostSynced,
 }
 
-/// Some requests of about 770 bytes, with 13 headers.
+/// Some requests of about 840 bytes, with 13 headers.
 pub fn all(ask: Ask, is_anew: bool) -> Vec<Vec<u8>> {
     let mut beacons = Beacons::new(3);
     (0..VARIANTS).map(|_| one(ask, is_anew, &mut beacons)).collect()
