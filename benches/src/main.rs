@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod beacons;
+mod compact;
 mod compare;
 mod hostile;
 mod http;
@@ -35,6 +36,11 @@ enum What {
     Http(http::Arguments),
     /// Honest clients' latency while the collector is attacked, beside their quiet one.
     Hostile(hostile::Arguments),
+    /// From the log to hourly Parquet, beside batch engines.
+    Compact(compact::Arguments),
+    /// The compactor's roll-up without rows, which `compact` starts.
+    #[command(hide = true)]
+    RollUp(compact::RollUpArguments),
     /// The bare loop, which `udp` starts.
     #[command(hide = true)]
     UdpReceiver(udp::ReceiverArguments),
@@ -47,6 +53,8 @@ fn main() -> anyhow::Result<()> {
         What::Udp(udp) => udp::run(&udp, arguments.rounds),
         What::Http(http) => http::run(&http, arguments.rounds),
         What::Hostile(hostile) => hostile::run(&hostile, arguments.rounds),
+        What::Compact(compact) => compact::run(&compact, arguments.rounds),
+        What::RollUp(roll_up) => compact::roll_up(&roll_up),
         What::UdpReceiver(receiver) => udp::receive(&receiver),
     }
 }

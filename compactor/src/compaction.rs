@@ -71,6 +71,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// Bytes that the groups of one hour may take.
     pub hour_bytes: usize,
+    /// Whether event rows are published, too. The program always does; what the rest costs can be measured without.
+    pub rows: bool,
 }
 
 /// Why compaction cannot go on.
@@ -126,7 +128,7 @@ impl Compaction {
         let snapshot = commit.as_ref().map(|commit| commit.snapshot.clone());
         let reader = Reader::new(&config.data, Purpose::Cover, snapshot.as_ref().map(|s| (s.place, s.salt)));
         let published = commit.as_ref().map(|commit| commit.hours.clone()).unwrap_or_default();
-        let hours = Hours::new(hourly, events, published, config.bounds, config.hour_bytes);
+        let hours = Hours::new(hourly, events, published, config.bounds, config.hour_bytes, config.rows);
         let sorter = Sorter::new(index, hours, snapshot.as_ref());
         Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit })
     }

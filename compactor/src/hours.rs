@@ -116,22 +116,27 @@ pub struct Hours {
     bounds: Bounds,
     /// Bytes that the groups of one hour may take: unlike the bounds it decides what is published.
     most_bytes: usize,
+    /// Whether rows are published.
+    rows: bool,
     group_bytes: usize,
     pending_bytes: usize,
 }
 
 impl Hours {
-    /// No hour yet; `published` is what the commit says of them, `most_bytes` what the groups of one may take.
+    /// No hour yet; `published` is what the commit says of them, `most_bytes` what the groups of one may take, `rows`
+    /// whether events are published beside them.
     pub fn new(
         hourly: Hourly,
         events: Events,
         published: BTreeMap<Hour, u64>,
         bounds: Bounds,
         most_bytes: usize,
+        rows: bool,
     ) -> Self {
         Self {
             bounds,
             most_bytes,
+            rows,
             hourly,
             events,
             states: Vec::new(),
@@ -167,7 +172,7 @@ impl Hours {
             state.dirty_from.get_or_insert(record.position);
             state.since.get_or_insert_with(clock::instant);
         }
-        if fate != Fate::Duplicate && record.end > state.events_covered {
+        if self.rows && fate != Fate::Duplicate && record.end > state.events_covered {
             let before = state.pending.bytes();
             state.pending.push(record, event, fate == Fate::Bot);
             self.pending_bytes += state.pending.bytes() - before;

@@ -204,6 +204,7 @@ fn open(settings: &Settings, state: &StateFolder) -> Result<Compaction, RunError
         index_limits: Limits::default(),
         bounds: Bounds::default(),
         hour_bytes: usize::try_from(settings.output.max_groups.bytes()).unwrap_or(usize::MAX),
+        rows: true,
     };
     Ok(Compaction::open(config)?)
 }

@@ -86,6 +86,7 @@ impl Compactor {
             index_limits: Limits { head_copies: 20, cache_bytes: 1 << 16 },
             bounds: Bounds { part_bytes: 16 << 10, ..Bounds::default() },
             hour_bytes: usize::MAX,
+            rows: true,
         };
         Self { config, compaction: None, has_failed: false }
     }
