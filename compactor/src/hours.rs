@@ -193,7 +193,7 @@ impl Hours {
             if state.pending.first_position().is_some() && (all || state.is_gathered(due, self.bounds)) {
                 state.events_covered = state.pending.end();
                 self.pending_bytes -= state.pending.bytes();
-                self.events.write(state.hour, std::mem::take(&mut state.pending))?;
+                self.events.write(state.hour, &std::mem::take(&mut state.pending))?;
             }
         }
         for state in &mut self.states {

@@ -131,9 +131,25 @@ impl Visitors {
 
     /// The image of the set: 8 bytes for nobody, 12 for one visitor, at most 1548 for coupons, 4136 for registers.
     pub fn to_sketch(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.write_sketch(&mut bytes);
+        bytes
+    }
+
+    /// How long that is.
+    pub fn sketch_len(&self) -> usize {
         match &self.0 {
-            Held::Coupons(coupons) => image(coupons),
-            Held::Registers(registers) => registers.to_sketch(HllType::Hll8).serialize(),
+            Held::Coupons(coupons) if coupons.len() <= MAX_LIST => 8 + 4 * coupons.len(),
+            Held::Coupons(coupons) => 12 + 4 * coupons.len(),
+            Held::Registers(_) => REGISTERS_AT + (1 << LG_K),
+        }
+    }
+
+    /// Appends the same.
+    pub fn write_sketch(&self, bytes: &mut Vec<u8>) {
+        match &self.0 {
+            Held::Coupons(coupons) => write_image(coupons, bytes),
+            Held::Registers(registers) => bytes.extend(registers.to_sketch(HllType::Hll8).serialize()),
         }
     }
 
@@ -208,11 +224,10 @@ fn coupon(visitor: &str) -> u32 {
     number.0
 }
 
-/// The image of sorted coupons.
-fn image(coupons: &[u32]) -> Vec<u8> {
+/// Appends the image of sorted coupons.
+fn write_image(coupons: &[u32], bytes: &mut Vec<u8>) {
     const FAMILY: u8 = 7;
     const VERSION: u8 = 1;
-    let mut bytes = Vec::with_capacity(12 + 4 * coupons.len());
     let count = u32::try_from(coupons.len()).expect("at most 384 coupons");
     if coupons.len() <= MAX_LIST {
         let flags = if coupons.is_empty() { COMPACT | EMPTY } else { COMPACT };
@@ -224,7 +239,6 @@ fn image(coupons: &[u32]) -> Vec<u8> {
         bytes.extend(count.to_le_bytes());
     }
     bytes.extend(coupons.iter().flat_map(|coupon| coupon.to_le_bytes()));
-    bytes
 }
 
 /// Two sorted lists, each coupon once.
@@ -251,7 +265,9 @@ fn registers(coupons: &[u32]) -> Box<HllUnion> {
 
 fn add_coupons(all: &mut HllUnion, coupons: &[u32]) {
     for coupons in coupons.chunks(MAX_COUPONS / 2) {
-        let sketch = HllSketch::deserialize(&image(coupons)).expect("an image of ours is readable");
+        let mut image = Vec::new();
+        write_image(coupons, &mut image);
+        let sketch = HllSketch::deserialize(&image).expect("an image of ours is readable");
         all.update(&sketch);
     }
 }
@@ -339,6 +355,7 @@ mod tests {
                 assert_eq!(merged.to_sketch(), bytes, "{size} in {parts}");
             }
 
+            assert_eq!(straight.sketch_len(), bytes.len());
             let mut amended = Visitors::from_sketch(&bytes).unwrap();
             assert_eq!(amended.to_sketch(), bytes, "{size} read back");
             names(0..size).for_each(|name| amended.add(&name));
