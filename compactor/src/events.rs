@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Fields, Schema, TimeUnit};
 use parquet::schema::types::SchemaDescPtr;
-use tallylight_proto::Event;
 use tallylight_proto::layout;
-use tallylight_proto::segment::Framed;
 use tallylight_proto::time::Hour;
 
+use crate::batch::Taken;
 use crate::chunk::Encoder;
 use crate::hourly::sweep;
 use crate::parquet_file::{self, FileError, Writer};
@@ -33,11 +32,12 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Adds an event and its record.
-    pub fn push(&mut self, record: &Framed<'_>, event: &Event<'_>, bot: bool) {
-        self.rows.push(record.position, event, bot);
-        self.first.get_or_insert(record.position);
-        self.end = record.end;
+    /// Adds events.
+    pub fn push_all(&mut self, events: &[Taken<'_>]) {
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
+        self.first.get_or_insert(first.position);
+        self.end = last.end;
+        self.rows.push_all(events);
     }
 
     /// How much memory waits, about.

@@ -82,7 +82,7 @@ impl Hourly {
     }
 
     /// Puts an hour's file in the place of the one that was there.
-    pub fn write(&self, hour: Hour, groups: &Groups, covered: u64) -> Result<(), FileError> {
+    pub fn write(&self, hour: Hour, groups: &mut Groups, covered: u64) -> Result<(), FileError> {
         let path = self.path(hour);
         storage::create_dir_all(path.parent().expect("the file is in its hour's folder"))?;
         let sorted = groups.sorted(self.columns());
@@ -187,14 +187,14 @@ impl Hourly {
     }
 
     /// The chunks of these groups, in the order of the schema.
-    fn row_group(&self, hour: Hour, groups: &[&Group], encoder: &mut Encoder) -> Vec<Chunk> {
+    fn row_group(&self, hour: Hour, groups: &[Group<'_>], encoder: &mut Encoder) -> Vec<Chunk> {
         let columns = &mut self.parquet.columns().iter();
         let mut next = || columns.next().expect("the schema has all columns");
         let mut chunks = Vec::with_capacity(self.parquet.num_columns());
         chunks.push(encoder.numbers(next(), Levels::Required, &vec![hour.start(); groups.len()]));
         for column in 0..self.columns() {
             let mut texts = TextColumn::default();
-            groups.iter().for_each(|group| _ = texts.push(group.column(column).as_bytes()));
+            groups.iter().for_each(|group| texts.push(group.column(column)));
             chunks.push(encoder.texts(next(), Levels::Required, &texts.texts, &texts.numbers));
         }
         let numbers: [fn(&Measures) -> i64; MEASURES.len()] = [
@@ -206,7 +206,7 @@ impl Hourly {
             |m| m.visitors.estimate(),
         ];
         for number in numbers {
-            let numbers: Vec<i64> = groups.iter().map(|group| number(&group.measures)).collect();
+            let numbers: Vec<i64> = groups.iter().map(|group| number(group.measures)).collect();
             chunks.push(encoder.numbers(next(), Levels::Required, &numbers));
         }
         let (mut sketches, mut ends) = (Vec::new(), Vec::with_capacity(groups.len()));
@@ -260,7 +260,7 @@ pub(crate) fn sweep(table: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), 
 }
 
 /// How many of these groups, in their order, are a row group.
-fn row_group_len(groups: &[&Group]) -> usize {
+fn row_group_len(groups: &[Group<'_>]) -> usize {
     let sketches = groups.iter().scan(0, |bytes, group| {
         *bytes += group.measures.visitors.sketch_len();
         Some(*bytes)
@@ -361,14 +361,14 @@ mod tests {
         let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
         assert!(hourly.load(Hour(7)).unwrap().is_none());
         assert_eq!(hourly.covered(Hour(7)).unwrap(), None);
-        hourly.write(Hour(7), &groups(false), 4711).unwrap();
+        hourly.write(Hour(7), &mut groups(false), 4711).unwrap();
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
         let loaded = hourly.load(Hour(7)).unwrap().unwrap();
         assert_eq!((loaded.covered, hourly.covered(Hour(7)).unwrap()), (4711, Some(4711)));
-        let sums = |groups: &Groups| groups.sorted(4).iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
-        assert_eq!(sums(&loaded.groups), sums(&groups(false)));
-        for again in [loaded.groups, groups(true)] {
-            hourly.write(Hour(7), &again, 4711).unwrap();
+        let sums = |mut groups: Groups| groups.sorted(4).iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
+        assert_eq!(sums(loaded.groups.clone()), sums(groups(false)));
+        for mut again in [loaded.groups, groups(true)] {
+            hourly.write(Hour(7), &mut again, 4711).unwrap();
             assert!(storage::read(&hourly.path(Hour(7))).unwrap() == bytes, "other bytes");
         }
     }
@@ -377,7 +377,7 @@ mod tests {
     fn an_hour_grouped_otherwise_or_cut_short_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
-        hourly.write(Hour(7), &groups(false), 1).unwrap();
+        hourly.write(Hour(7), &mut groups(false), 1).unwrap();
         let other = Hourly::new(folder.path(), "n", &[By::Page]);
         assert!(matches!(other.load(Hour(7)), Err(FileError::Foreign { .. })));
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
@@ -391,7 +391,7 @@ mod tests {
         let hourly = Hourly::new(folder.path(), "n", &[]);
         let mut groups = Groups::default();
         groups.of(&Key::new(["site", "click", "target"])).visitors.add("v");
-        hourly.write(Hour(7), &groups, 4711).unwrap();
+        hourly.write(Hour(7), &mut groups, 4711).unwrap();
         let path = hourly.path(Hour(7));
         let whole = storage::read(&path).unwrap();
         let mut errors = 0;
@@ -413,7 +413,7 @@ mod tests {
     fn only_our_own_litter_is_swept() {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[]);
-        hourly.write(Hour(7), &groups(false), 1).unwrap();
+        hourly.write(Hour(7), &mut groups(false), 1).unwrap();
         let here = hourly.path(Hour(7)).with_file_name("x");
         let litter = [".tmp-n.parquet~", ".tmp-n2.parquet~", "x"].map(|name| here.with_file_name(name));
         litter.iter().for_each(|path| storage::write_new(path, b"").unwrap());

@@ -1,11 +1,10 @@
 //! Event rows that wait for their part, column by column as the part will have them: texts are numbered when they come,
 //! so that a row takes a hundred bytes whatever its texts are, and is encoded without a look at them.
 
-use std::net::IpAddr;
-
 use parquet::schema::types::SchemaDescriptor;
-use tallylight_proto::Event;
+use tallylight_proto::record::{self, EventView};
 
+use crate::batch::{Fate, Taken};
 use crate::chunk::{Chunk, Encoder, Levels};
 use crate::texts::{TextColumn, Texts};
 
@@ -35,42 +34,46 @@ pub struct Rows {
     properties: Vec<u32>,
     keys: TextColumn,
     property_values: TextColumn,
-    memory: usize,
 }
 
 impl Rows {
-    /// Adds an event, whose record stands at this position.
-    pub fn push(&mut self, position: u64, event: &Event<'_>, bot: bool) {
-        let mut octets = [0; 16];
-        let texts: [&[u8]; TEXTS.len()] = [
-            event.site.as_bytes(),
-            event.event.as_bytes(),
-            event.target.as_bytes(),
-            event.page.as_bytes(),
-            event.item.as_bytes(),
-            event.placement.as_bytes(),
-            event.visitor.as_bytes(),
-            event.user_agent.as_bytes(),
-            octets_of(event.ip, &mut octets),
-            event.front.label().as_bytes(),
+    /// Adds events.
+    pub fn push_all(&mut self, events: &[Taken<'_>]) {
+        let texts: [for<'e> fn(&EventView<'e>) -> &'e [u8]; TEXTS.len()] = [
+            |event| event.site,
+            |event| event.event,
+            |event| event.target,
+            |event| event.page,
+            |event| event.item,
+            |event| event.placement,
+            |event| event.visitor,
+            |event| event.user_agent,
+            |event| event.ip,
+            |event| event.front().label().as_bytes(),
         ];
-        self.memory += ROW_BYTES;
+        let mut of_column = Vec::with_capacity(events.len());
         for (column, text) in self.texts.iter_mut().zip(texts) {
-            self.memory += column.push(text);
+            of_column.clear();
+            of_column.extend(events.iter().map(|taken| text(&taken.event)));
+            column.push_all(&of_column);
         }
-        self.ids.push(*event.id.uuid.as_bytes());
-        self.positions.push(i64::try_from(position).expect("a log of 8 EiB"));
-        self.event_at.push(event.event_at());
-        self.received_at.push(event.received_at);
-        self.has_value.push(event.value.is_some());
-        self.values.extend(event.value.map(|value| value.to_f64()));
-        self.lost.push(event.lost.into());
-        self.bots.push(bot);
-        self.properties.push(u32::try_from(event.props.len()).expect("a record is at most 256 KiB"));
-        for (key, value) in &event.props {
-            self.memory += PROPERTY_BYTES;
-            self.memory += self.keys.push(key.as_bytes());
-            self.memory += self.property_values.push(value.as_bytes());
+        for Taken { position, event, fate, .. } in events {
+            self.ids.push(event.id().uuid.into_bytes());
+            self.positions.push(i64::try_from(*position).expect("a log of 8 EiB"));
+            self.event_at.push(event.event_at());
+            self.received_at.push(event.received_at());
+            let value = event.value();
+            self.has_value.push(value.is_some());
+            self.values.extend(value.map(|value| value.to_f64()));
+            self.lost.push(event.lost().into());
+            self.bots.push(*fate == Fate::Bot);
+            let before = self.keys.numbers.len();
+            for (key, value) in event.properties() {
+                self.keys.push(key);
+                self.property_values.push(value);
+            }
+            let properties = self.keys.numbers.len() - before;
+            self.properties.push(u32::try_from(properties).expect("a record is at most 256 KiB"));
         }
     }
 
@@ -86,7 +89,8 @@ impl Rows {
 
     /// How much memory they take, about.
     pub fn memory(&self) -> usize {
-        self.memory
+        let texts = self.texts.iter().chain([&self.keys, &self.property_values]).map(|column| column.texts.memory());
+        self.len() * ROW_BYTES + self.keys.numbers.len() * PROPERTY_BYTES + texts.sum::<usize>()
     }
 
     /// A row group of them, in the order of the schema.
@@ -121,32 +125,12 @@ impl Rows {
     }
 }
 
-/// An address by its octets, none if there is no address: writing it out for each row would cost more than all of the rest.
-fn octets_of(ip: Option<IpAddr>, octets: &mut [u8; 16]) -> &[u8] {
-    match ip {
-        None => &[],
-        Some(IpAddr::V4(v4)) => {
-            octets[..4].copy_from_slice(&v4.octets());
-            &octets[..4]
-        }
-        Some(IpAddr::V6(v6)) => {
-            *octets = v6.octets();
-            octets
-        }
-    }
-}
-
-/// Addresses as they are written, under the numbers that their octets have.
-fn shown_addresses(octets: &Texts) -> Texts {
+/// Addresses as they are written, under the numbers that their bytes have: writing one for each row would cost more than
+/// the rest of the row.
+fn shown_addresses(addresses: &Texts) -> Texts {
     let mut shown = Texts::default();
-    for (number, octets) in (0..).zip(octets.iter()) {
-        let text = if let Ok(v4) = <[u8; 4]>::try_from(octets) {
-            IpAddr::from(v4).to_string()
-        } else if let Ok(v6) = <[u8; 16]>::try_from(octets) {
-            IpAddr::from(v6).to_string()
-        } else {
-            String::new()
-        };
+    for (number, bytes) in (0..).zip(addresses.iter()) {
+        let text = record::ip_of(bytes).map(|ip| ip.to_string()).unwrap_or_default();
         let given = shown.number(text.as_bytes());
         debug_assert_eq!(given, number, "different addresses look different");
     }
