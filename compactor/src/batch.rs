@@ -60,6 +60,12 @@ pub struct Taken<'a> {
 }
 
 impl Batch {
+    /// Makes it empty, with the memory that it has.
+    pub fn clear(&mut self) {
+        self.payloads.clear();
+        self.records.clear();
+    }
+
     /// Adds a record.
     pub fn push(&mut self, framed: &Framed<'_>) {
         let from = self.payloads.len();
@@ -73,6 +79,11 @@ impl Batch {
         self.records.len() >= MOST_RECORDS || self.payloads.len() >= FULL_BYTES
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
@@ -80,10 +91,7 @@ impl Batch {
 
     /// Positions and events, as far as they can be understood.
     pub fn events(&self) -> impl Iterator<Item = (u64, Result<EventView<'_>, RecordError>)> {
-        self.records.iter().map(|record| {
-            let event = EventView::of(&self.payloads[record.payload.clone()]);
-            (record.position, event.and_then(|event| event.check_texts().map(|()| event)))
-        })
+        self.records.iter().map(|record| (record.position, EventView::checked(&self.payloads[record.payload.clone()])))
     }
 
     /// Says of each record what was decided; nothing of those that cannot be understood.

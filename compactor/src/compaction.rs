@@ -352,7 +352,7 @@ impl Sorter {
             return Ok(());
         }
         let mut batch = std::mem::take(&mut self.batch);
-        let mut events = Vec::new();
+        let mut events = Vec::with_capacity(batch.len());
         for (position, event) in batch.events() {
             events
                 .push(event.map(|event| (position, event)).map_err(|error| self.not_understood(position, &error)).ok());
@@ -372,6 +372,8 @@ impl Sorter {
         }
         batch.decide(decisions);
         self.hours.take(&batch);
+        batch.clear();
+        self.batch = batch;
         Ok(())
     }
 

@@ -8,6 +8,8 @@
 //! keeps it, and one that found no room never finds any, for groups are never removed. So it does not matter either whether
 //! records are counted one by one or groups of later records are merged in the order in which they were begun.
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use tallylight_proto::record::EventView;
 use tallylight_proto::time::Millis;
 
@@ -189,6 +191,15 @@ impl<'a> Group<'a> {
         let from = column.checked_sub(1).map_or(0, end);
         &self.key[END_BYTES * self.columns..][from..end(column)]
     }
+
+    fn target(&self) -> &'a [u8] {
+        self.column(TARGET_COLUMN)
+    }
+
+    /// The columns from the target on.
+    fn rest(&self) -> impl Iterator<Item = &'a [u8]> {
+        (TARGET_COLUMN..self.columns).map(|column| self.column(column))
+    }
 }
 
 /// What says where a column ends.
@@ -329,17 +340,40 @@ impl Groups {
     /// All of them, ordered by their columns, bytewise.
     pub fn sorted(&mut self, columns: usize) -> Vec<Group<'_>> {
         self.settle();
-        let mut groups: Vec<Group<'_>> = self.all(columns).collect();
-        groups.sort_unstable_by(|a, b| {
-            let order = (0..columns).map(|column| a.column(column).cmp(b.column(column)));
-            order.reduce(std::cmp::Ordering::then).unwrap_or(std::cmp::Ordering::Equal)
-        });
-        groups
+        // few sites have few events each, and of one site's targets the first difference mostly tells
+        let mut by_site: HashMap<[&[u8]; TARGET_COLUMN], Vec<Group<'_>>, RandomState> = HashMap::default();
+        for group in self.all(columns) {
+            by_site.entry([group.column(0), group.column(1)]).or_default().push(group);
+        }
+        let mut by_site: Vec<_> = by_site.into_iter().collect();
+        by_site.sort_unstable_by_key(|(site, _)| *site);
+        let mut sorted = Vec::with_capacity(self.len());
+        for (_, groups) in by_site {
+            let first = groups.first().map_or(&b""[..], Group::target);
+            let alike = groups.iter().map(|group| common_len(first, group.target())).min().unwrap_or(0);
+            let mut keyed: Vec<_> =
+                groups.into_iter().map(|group| (leading(&group.target()[alike..]), group)).collect();
+            keyed.sort_unstable_by(|(a, group), (b, other)| a.cmp(b).then_with(|| group.rest().cmp(other.rest())));
+            sorted.extend(keyed.into_iter().map(|(_, group)| group));
+        }
+        sorted
     }
 
     fn all(&self, columns: usize) -> impl Iterator<Item = Group<'_>> {
         self.keys.iter().zip(&self.measures).map(move |(key, measures)| Group { key, columns, measures })
     }
+}
+
+fn common_len(text: &[u8], other: &[u8]) -> usize {
+    text.iter().zip(other).take_while(|(ours, theirs)| ours == theirs).count()
+}
+
+/// The first bytes of a text, as a number that has their order.
+fn leading(text: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let len = text.len().min(8);
+    bytes[..len].copy_from_slice(&text[..len]);
+    u64::from_be_bytes(bytes)
 }
 
 #[cfg(test)]
@@ -407,6 +441,25 @@ mod tests {
         assert_eq!(names(0), ["(other) (other) (other)"]);
         assert!(names(3_000).contains(&"a click (other)".to_owned()) && names(3_000).contains(&"a click 0".to_owned()));
         assert!(!names(usize::MAX).iter().any(|name| name.contains(OTHER)));
+    }
+
+    #[test]
+    fn groups_are_sorted_by_their_columns_bytewise() {
+        let texts =
+            ["", "\0", "a", "a\0", "ab", "abcdefgh", "abcdefgh\0", "abcdefghi", "abcdefgi", "b", "é", "\u{ffff}"];
+        let mut expected: Vec<[&str; 4]> = Vec::new();
+        for (n, site) in texts.iter().enumerate() {
+            for (m, target) in texts.iter().enumerate() {
+                let (event, item) = (texts[(n + m) % 3], texts[n * m % 5]);
+                expected.push([site, event, target, item]);
+            }
+        }
+        let mut groups = Groups::default();
+        expected.iter().for_each(|key| groups.of(&Key::new(*key)).events += 1);
+        expected.sort_unstable();
+        let sorted: Vec<_> =
+            groups.sorted(4).iter().map(|group| [0, 1, 2, 3].map(|column| text(group, column))).collect();
+        assert_eq!(sorted, expected);
     }
 
     #[test]

@@ -130,9 +130,38 @@ impl Rows {
 fn shown_addresses(addresses: &Texts) -> Texts {
     let mut shown = Texts::default();
     for (number, bytes) in (0..).zip(addresses.iter()) {
-        let text = record::ip_of(bytes).map(|ip| ip.to_string()).unwrap_or_default();
-        let given = shown.number(text.as_bytes());
+        let given = shown.number(shown_address(bytes).as_bytes());
         debug_assert_eq!(given, number, "different addresses look different");
     }
     shown
+}
+
+fn shown_address(bytes: &[u8]) -> String {
+    // as the library writes it, but for the widths that it looks after
+    if let [first, second, third, fourth] = bytes {
+        let mut text = String::with_capacity(15);
+        for (separator, octet) in ["", ".", ".", "."].into_iter().zip([first, second, third, fourth]) {
+            text.push_str(separator);
+            let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| char::from(b'0' + digit));
+            let from = if *octet >= 100 { 0 } else { 2 - usize::from(*octet >= 10) };
+            text.extend(&digits[from..]);
+        }
+        return text;
+    }
+    record::ip_of(bytes).map(|ip| ip.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_look_as_everywhere() {
+        let v4 = (0..=255).map(|octet| vec![octet, octet / 7, 255 - octet, octet / 3]);
+        let v6 = [vec![0; 16], [[0; 10].as_slice(), &[255, 255, 192, 0, 2, 1]].concat()];
+        for bytes in v4.chain(v6) {
+            assert_eq!(Some(shown_address(&bytes)), record::ip_of(&bytes).map(|ip| ip.to_string()));
+        }
+        assert_eq!(shown_address(&[]), "");
+    }
 }

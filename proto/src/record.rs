@@ -60,7 +60,7 @@ pub enum Record<'a> {
 }
 
 /// An event's record as it lies there: where each field is, its texts not looked into. What reads millions of records
-/// takes this, once [`EventView::check_texts`] was asked; an [`Event`] is more to make.
+/// takes this, [`EventView::checked`] once; an [`Event`] is more to make.
 #[derive(Clone, Copy, Debug)]
 pub struct EventView<'a> {
     fixed: &'a [u8; EVENT_FIXED],
@@ -85,6 +85,8 @@ pub struct EventView<'a> {
     /// The visitor's user agent.
     pub user_agent: &'a [u8],
     properties: &'a [u8],
+    /// All texts with their lengths.
+    texts: &'a [u8],
 }
 
 /// Why bytes whose checksum is right are no record. Never seen with a writer of this or an earlier version.
@@ -236,6 +238,7 @@ impl<'a> EventView<'a> {
             visitor: next()?,
             user_agent: next()?,
             properties: texts.rest,
+            texts: rest,
         };
         while !texts.rest.is_empty() {
             texts.next().zip(texts.next()).ok_or(short)?;
@@ -243,10 +246,16 @@ impl<'a> EventView<'a> {
         Ok(view)
     }
 
-    /// Whether all texts are UTF-8.
-    pub fn check_texts(&self) -> Result<(), RecordError> {
-        let properties = self.properties().flat_map(|(key, value)| [key, value]);
-        self.texts().into_iter().chain(properties).try_for_each(|text| checked(text).map(drop))
+    /// The same, and that all texts are UTF-8.
+    pub fn checked(payload: &'a [u8]) -> Result<Self, RecordError> {
+        let view = Self::of(payload)?;
+        // all at once, most of the time: lengths below 128 are ASCII, too
+        if !view.texts.is_ascii() {
+            let properties = view.properties().flat_map(|(key, value)| [key, value]);
+            let mut texts = view.named_texts().into_iter().chain(properties).filter(|text| !text.is_ascii());
+            texts.try_for_each(|text| checked(text).map(drop))?;
+        }
+        Ok(view)
     }
 
     /// See [`Event::id`].
@@ -295,7 +304,7 @@ impl<'a> EventView<'a> {
         std::iter::from_fn(move || texts.next().zip(texts.next()))
     }
 
-    fn texts(&self) -> [&'a [u8]; 8] {
+    fn named_texts(&self) -> [&'a [u8]; 8] {
         [self.site, self.event, self.target, self.page, self.item, self.placement, self.visitor, self.user_agent]
     }
 
