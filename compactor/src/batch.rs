@@ -2,6 +2,7 @@
 //! the same time.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use tallylight_proto::record::{EventView, Fields, RecordError};
 use tallylight_proto::segment::Framed;
@@ -26,6 +27,7 @@ pub enum Fate {
 pub struct Batch {
     payloads: Vec<u8>,
     records: Vec<Record>,
+    decided_at: Option<Instant>,
 }
 
 /// Where a record is, and what was decided.
@@ -111,10 +113,19 @@ impl Batch {
     }
 
     /// Says of each event what was decided.
-    pub fn decide(&mut self, decisions: impl IntoIterator<Item = Decision>) {
+    pub fn decide(&mut self, decisions: impl IntoIterator<Item = Decision>, now: Instant) {
+        self.decided_at = Some(now);
         self.records.iter_mut().zip(decisions).for_each(|(record, decision)| record.decision = Some(decision));
-        // of one hour, they stay in log order
-        self.records.sort_by_key(|record| record.decision.map(|decision| decision.place));
+        let place = |record: &Record| record.decision.map(|decision| decision.place);
+        if !self.records.is_sorted_by_key(place) {
+            // of one hour, they stay in log order
+            self.records.sort_by_key(place);
+        }
+    }
+
+    /// When that was.
+    pub fn decided_at(&self) -> Option<Instant> {
+        self.decided_at
     }
 
     /// The events of each hour, by its place, in log order.

@@ -162,6 +162,7 @@ impl Compaction {
             Ok::<_, CompactError>(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         sorter.take_batch()?;
+        sorter.hours.wait();
         if let Some((place, salt)) = self.reader.begun().filter(|_| self.snapshots.is_empty()) {
             let records_before = place.ordinal.unwrap_or(0);
             let counts = Counts { records_before, ..Counts::default() };
@@ -179,11 +180,14 @@ impl Compaction {
         let complete_before = self.commit.as_ref().and_then(|commit| commit.complete_through);
         let complete_now = self.complete_through(now);
 
-        self.sorter.index.flush(place.position)?;
         // Aggregates would go out before their event rows. Should the log be set back to what the collector has
         // synced, the rows could never follow, so here they go together.
         let all = all || self.reader.is_ahead_of_syncs();
-        self.sorter.hours.publish(Due { complete_before, complete_now, all })?;
+        let Sorter { hours, index, .. } = &mut self.sorter;
+        // ids are durable before what was counted by them
+        hours.publish(Due { complete_before, complete_now, all }, || {
+            Ok::<_, CompactError>(index.flush(place.position)?)
+        })?;
 
         let unpublished = self.sorter.hours.unpublished_from();
         while let [_, next, ..] = self.snapshots.make_contiguous()
@@ -362,10 +366,8 @@ impl Sorter {
             let fate = self.fate(&event, verdict.expect("one for each id"));
             decisions.push(Decision { place: self.hours.place(Hour::of(event.event_at()))?, fate });
         }
-        batch.decide(decisions);
-        self.hours.take(&batch);
-        batch.clear();
-        self.batch = batch;
+        batch.decide(decisions, clock::instant());
+        self.batch = self.hours.take(batch);
         Ok(())
     }
 

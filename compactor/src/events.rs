@@ -13,13 +13,16 @@ use tallylight_proto::layout;
 use tallylight_proto::time::Hour;
 
 use crate::batch::Taken;
-use crate::chunk::Encoder;
+use crate::chunk::{Chunk, Encoder};
 use crate::hourly::sweep;
 use crate::parquet_file::{self, FileError, Writer};
 use crate::rows::{Rows, TEXTS};
+use crate::side_by_side::in_order;
 use crate::storage::{self, StorageError};
 
 const ID_LEN: i32 = 16;
+/// So many rows are worth starting threads for.
+const MUCH: usize = 4096;
 
 /// Events of an hour that are not in a part yet.
 #[derive(Default)]
@@ -32,6 +35,18 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// None, in the memory of rows that are no more.
+    pub fn within(rows: Rows) -> Self {
+        Self { rows, ..Self::default() }
+    }
+
+    /// The memory of those that were written.
+    pub fn into_memory(self) -> Rows {
+        let mut rows = self.rows;
+        rows.clear();
+        rows
+    }
+
     /// Adds events.
     pub fn push_all(&mut self, events: &[&Taken<'_>]) {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
@@ -70,14 +85,38 @@ impl Events {
         Self { out: out.join(layout::EVENTS), node: node.to_owned(), schema: schema() }
     }
 
-    /// Writes a part. There is at least one row.
-    pub fn write(&self, hour: Hour, pending: &Pending) -> Result<(), FileError> {
+    /// Writes parts, each with at least one row, in this order and after `before`, while they are encoded on all processors.
+    pub fn write<E>(
+        &self,
+        parts: &[(Hour, Pending)],
+        before: impl FnOnce() -> Result<(), E>,
+        because: impl Fn(FileError) -> E,
+    ) -> Result<(), E> {
+        let columns = self.schema.num_columns();
+        let is_much = parts.iter().map(|(_, pending)| pending.rows.len()).sum::<usize>() >= MUCH;
+        let jobs = parts.iter().flat_map(|part| (0..columns).map(move |column| (part, column))).collect();
+        let mut chunks = Vec::with_capacity(columns);
+        let mut unwritten = parts.iter();
+        let encode = |encoder: &mut Encoder, ((_, pending), column): (&(Hour, Pending), usize)| {
+            pending.rows.column(&self.schema, column, encoder)
+        };
+        in_order(is_much, jobs, encode, before, |chunk| {
+            chunks.push(chunk);
+            if chunks.len() == columns {
+                let (hour, pending) = unwritten.next().expect("a part for each columns");
+                return self.write_part(*hour, pending, std::mem::take(&mut chunks)).map_err(&because);
+            }
+            Ok(())
+        })
+    }
+
+    fn write_part(&self, hour: Hour, pending: &Pending, chunks: Vec<Chunk>) -> Result<(), FileError> {
         let first = pending.first_position().expect("a part has rows");
         let folder = self.out.join(layout::hour_folder(hour));
         storage::create_dir_all(&folder)?;
         let path = folder.join(layout::events_part(&self.node, first));
         let mut writer = Writer::create(&path, &self.schema, parquet_file::properties().build())?;
-        writer.write(pending.rows.encode(&self.schema, &mut Encoder::default()))?;
+        writer.write(chunks)?;
         let covered = (parquet_file::COVERED_POSITION, pending.end.to_string());
         writer.commit([(parquet_file::NODE, self.node.clone()), covered])
     }

@@ -8,6 +8,8 @@
 //! keeps it, and one that found no room never finds any, for groups are never removed. So it does not matter either whether
 //! records are counted one by one or groups of later records are merged in the order in which they were begun.
 
+use std::hint::black_box;
+
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tallylight_proto::record::{EventView, Text};
@@ -288,6 +290,9 @@ impl Groups {
         let mut numbers = Vec::with_capacity(events.len());
         self.keys.find_all(&keys, &mut numbers);
         self.scratch = bytes;
+        // fetched from memory for all of them at a time
+        let found = numbers.iter().filter_map(|number| self.measures.get(*number as usize));
+        black_box(found.fold(0, |all, measures| all ^ measures.events));
         for (taken, number) in events.iter().zip(numbers) {
             let event = &taken.event;
             let number = if number == ABSENT { self.number_within(&Key::of(event, by), most) } else { number };

@@ -26,6 +26,7 @@ use crate::chunk::{Chunk, Encoder, Levels};
 use crate::events::hours_from;
 use crate::groups::{BASE_COLUMNS, By, Group, Groups, Key, Measures};
 use crate::parquet_file::{self, Batches, FileError, Writer};
+use crate::side_by_side::in_order;
 use crate::storage::{self, StorageError};
 use crate::sum;
 use crate::texts::TextColumn;
@@ -35,6 +36,8 @@ use crate::visitors::Visitors;
 const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// Bytes of its sketches, so that many large ones do not stand in memory together.
 const ROW_GROUP_BYTES: usize = 32 << 20;
+/// So many groups are worth starting threads for.
+const MUCH: usize = 4096;
 const SKETCH: &str = "visitors_sketch";
 const MEASURES: [&str; 6] = ["events", "bot_events", "duplicates", "late", "client_lost", "visitors"];
 
@@ -81,35 +84,76 @@ impl Hourly {
         self.out.join(layout::hour_folder(hour)).join(layout::hourly_file(&self.node))
     }
 
-    /// Puts an hour's file in the place of the one that was there.
-    pub fn write(&self, hour: Hour, groups: &mut Groups, covered: u64) -> Result<(), FileError> {
+    /// Puts hours' files in the places of those that were there, in this order, while they are encoded on all processors: of
+    /// each its groups and the position that they cover.
+    pub fn write(&self, hours: Vec<(Hour, &mut Groups, u64)>) -> Result<(), FileError> {
+        let is_much = hours.iter().map(|(_, groups, _)| groups.len()).sum::<usize>() >= MUCH;
+        let mut sorted = Vec::with_capacity(hours.len());
+        in_order(
+            is_much,
+            hours,
+            |(): &mut (), (hour, groups, covered)| Sorted { hour, covered, groups: groups.sorted(self.columns()) },
+            || Ok::<_, FileError>(()),
+            |hour| {
+                sorted.push(hour);
+                Ok(())
+            },
+        )?;
+
+        let columns = self.parquet.num_columns();
+        let row_groups: Vec<_> = sorted.iter().flat_map(Sorted::row_groups).collect();
+        let jobs =
+            row_groups.iter().flat_map(|row_group| (0..columns).map(move |column| (row_group, column))).collect();
+        let encode = |encoder: &mut Encoder, (row_group, column): (&RowGroup<'_>, usize)| {
+            self.column(row_group.hour.hour, row_group.groups, column, encoder)
+        };
+        let mut chunks = Vec::with_capacity(columns);
+        let mut unwritten = row_groups.iter();
+        let mut file = None;
+        in_order(
+            is_much,
+            jobs,
+            encode,
+            || Ok(()),
+            |chunk| {
+                chunks.push(chunk);
+                if chunks.len() < columns {
+                    return Ok(());
+                }
+                let RowGroup { hour, is_last, .. } = unwritten.next().expect("a row group for each columns");
+                let mut writer = match file.take() {
+                    Some(writer) => writer,
+                    None => self.begin(hour.hour)?,
+                };
+                writer.write(std::mem::take(&mut chunks))?;
+                if *is_last {
+                    return writer.commit(self.footer(hour));
+                }
+                file = Some(writer);
+                Ok(())
+            },
+        )
+    }
+
+    fn begin(&self, hour: Hour) -> Result<Writer, FileError> {
         let path = self.path(hour);
         storage::create_dir_all(path.parent().expect("the file is in its hour's folder"))?;
-        let sorted = groups.sorted(self.columns());
-        let mut writer = Writer::create(&path, &self.parquet, self.properties())?;
-        let mut encoder = Encoder::default();
-        let mut rest = &sorted[..];
-        while !rest.is_empty() {
-            let (groups, behind) = rest.split_at(row_group_len(rest));
-            writer.write(self.row_group(hour, groups, &mut encoder))?;
-            rest = behind;
-        }
-        let exact: Vec<(usize, String)> = sorted
-            .iter()
-            .enumerate()
-            .filter_map(|(row, group)| Some((row, group.measures.value_sum?)))
-            .filter(|(_, micros)| !sum::is_given_back(*micros))
-            .map(|(row, micros)| (row, micros.to_string()))
-            .collect();
+        Writer::create(&path, &self.parquet, self.properties())
+    }
+
+    fn footer(&self, hour: &Sorted<'_>) -> Vec<(&'static str, String)> {
+        let sums = hour.groups.iter().enumerate().filter_map(|(row, group)| Some((row, group.measures.value_sum?)));
+        let exact = sums.filter(|(_, micros)| !sum::is_given_back(*micros));
+        let exact: Vec<(usize, String)> = exact.map(|(row, micros)| (row, micros.to_string())).collect();
         let mut footer = vec![
             (parquet_file::NODE, self.node.clone()),
-            (parquet_file::COVERED_POSITION, covered.to_string()),
+            (parquet_file::COVERED_POSITION, hour.covered.to_string()),
             (parquet_file::BY, self.by_text()),
         ];
         if !exact.is_empty() {
             footer.push((parquet_file::EXACT_SUMS, serde_json::to_string(&exact).expect("numbers and digits")));
         }
-        writer.commit(footer)
+        footer
     }
 
     /// Reads an hour's file, if there is one.
@@ -186,43 +230,78 @@ impl Hourly {
         parquet_file::properties().set_sorting_columns(Some(keys.map(sorting).collect())).build()
     }
 
-    /// The chunks of these groups, in the order of the schema.
-    fn row_group(&self, hour: Hour, groups: &[Group<'_>], encoder: &mut Encoder) -> Vec<Chunk> {
-        let columns = &mut self.parquet.columns().iter();
-        let mut next = || columns.next().expect("the schema has all columns");
-        let mut chunks = Vec::with_capacity(self.parquet.num_columns());
-        chunks.push(encoder.numbers(next(), Levels::Required, &vec![hour.start(); groups.len()]));
-        for column in 0..self.columns() {
-            let mut texts = TextColumn::default();
-            groups.iter().for_each(|group| texts.push(group.column(column)));
-            chunks.push(encoder.texts(next(), Levels::Required, &texts.texts, &texts.numbers));
+    /// A column of these groups, by its place in the schema.
+    fn column(&self, hour: Hour, groups: &[Group<'_>], place: usize, encoder: &mut Encoder) -> Chunk {
+        let column = &self.parquet.column(place);
+        let one = Levels::Required;
+        let Some(place) = place.checked_sub(1) else {
+            return encoder.numbers(column, one, &vec![hour.start(); groups.len()]);
+        };
+        let Some(place) = place.checked_sub(self.columns()) else {
+            let mut keys = TextColumn::default();
+            groups.iter().for_each(|group| keys.push(group.column(place)));
+            return encoder.texts(column, one, &keys.texts, &keys.numbers);
+        };
+        let mut numbers = |number: fn(&Measures) -> i64| {
+            encoder.numbers(column, one, &groups.iter().map(|group| number(group.measures)).collect::<Vec<_>>())
+        };
+        match place {
+            0 => numbers(|m| m.events),
+            1 => numbers(|m| m.bot_events),
+            2 => numbers(|m| m.duplicates),
+            3 => numbers(|m| m.late),
+            4 => numbers(|m| m.client_lost),
+            5 => numbers(|m| m.visitors.estimate()),
+            6 => {
+                let (mut sketches, mut ends) = (Vec::new(), Vec::with_capacity(groups.len()));
+                for group in groups {
+                    group.measures.visitors.write_sketch(&mut sketches);
+                    ends.push(sketches.len());
+                }
+                encoder.binaries(column, &sketches, &ends)
+            }
+            7 => {
+                let has_sum: Vec<bool> = groups.iter().map(|group| group.measures.value_sum.is_some()).collect();
+                let sums = groups.iter().filter_map(|group| group.measures.value_sum);
+                encoder.doubles(column, Levels::Optional(&has_sum), &sums.map(sum::to_f64).collect::<Vec<_>>())
+            }
+            8 | 9 => {
+                let has_times: Vec<bool> = groups.iter().map(|group| group.measures.times.is_some()).collect();
+                let times = groups.iter().filter_map(|group| group.measures.times);
+                let times = times.map(|(first, last)| if place == 8 { first } else { last });
+                encoder.times(column, Levels::Optional(&has_times), &times.collect::<Vec<_>>())
+            }
+            _ => unreachable!("the schema has ten columns behind the key"),
         }
-        let numbers: [fn(&Measures) -> i64; MEASURES.len()] = [
-            |m| m.events,
-            |m| m.bot_events,
-            |m| m.duplicates,
-            |m| m.late,
-            |m| m.client_lost,
-            |m| m.visitors.estimate(),
-        ];
-        for number in numbers {
-            let numbers: Vec<i64> = groups.iter().map(|group| number(group.measures)).collect();
-            chunks.push(encoder.numbers(next(), Levels::Required, &numbers));
+    }
+}
+
+/// An hour's groups as they stand in its file.
+struct Sorted<'a> {
+    hour: Hour,
+    covered: u64,
+    groups: Vec<Group<'a>>,
+}
+
+struct RowGroup<'a> {
+    hour: &'a Sorted<'a>,
+    groups: &'a [Group<'a>],
+    is_last: bool,
+}
+
+impl Sorted<'_> {
+    /// At least one: a file without groups has one without rows.
+    fn row_groups(&self) -> Vec<RowGroup<'_>> {
+        let mut row_groups = Vec::new();
+        let mut rest = &self.groups[..];
+        loop {
+            let (groups, behind) = rest.split_at(row_group_len(rest));
+            row_groups.push(RowGroup { hour: self, groups, is_last: behind.is_empty() });
+            rest = behind;
+            if rest.is_empty() {
+                return row_groups;
+            }
         }
-        let (mut sketches, mut ends) = (Vec::new(), Vec::with_capacity(groups.len()));
-        for group in groups {
-            group.measures.visitors.write_sketch(&mut sketches);
-            ends.push(sketches.len());
-        }
-        chunks.push(encoder.binaries(next(), &sketches, &ends));
-        let has_sum: Vec<bool> = groups.iter().map(|group| group.measures.value_sum.is_some()).collect();
-        let sums: Vec<f64> = groups.iter().filter_map(|group| group.measures.value_sum).map(sum::to_f64).collect();
-        chunks.push(encoder.doubles(next(), Levels::Optional(&has_sum), &sums));
-        let has_times: Vec<bool> = groups.iter().map(|group| group.measures.times.is_some()).collect();
-        let (first, last): (Vec<i64>, Vec<i64>) = groups.iter().filter_map(|group| group.measures.times).unzip();
-        chunks.push(encoder.times(next(), Levels::Optional(&has_times), &first));
-        chunks.push(encoder.times(next(), Levels::Optional(&has_times), &last));
-        chunks
     }
 }
 
@@ -265,7 +344,7 @@ fn row_group_len(groups: &[Group<'_>]) -> usize {
         *bytes += group.measures.visitors.sketch_len();
         Some(*bytes)
     });
-    sketches.take(ROW_GROUP_ROWS).take_while(|bytes| *bytes <= ROW_GROUP_BYTES).count().max(1)
+    sketches.take(ROW_GROUP_ROWS).take_while(|bytes| *bytes <= ROW_GROUP_BYTES).count().max(groups.len().min(1))
 }
 
 fn schema(by: &[By]) -> SchemaRef {
@@ -361,14 +440,14 @@ mod tests {
         let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
         assert!(hourly.load(Hour(7)).unwrap().is_none());
         assert_eq!(hourly.covered(Hour(7)).unwrap(), None);
-        hourly.write(Hour(7), &mut groups(false), 4711).unwrap();
+        hourly.write(vec![(Hour(7), &mut groups(false), 4711)]).unwrap();
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
         let loaded = hourly.load(Hour(7)).unwrap().unwrap();
         assert_eq!((loaded.covered, hourly.covered(Hour(7)).unwrap()), (4711, Some(4711)));
         let sums = |mut groups: Groups| groups.sorted(4).iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
         assert_eq!(sums(loaded.groups.clone()), sums(groups(false)));
         for mut again in [loaded.groups, groups(true)] {
-            hourly.write(Hour(7), &mut again, 4711).unwrap();
+            hourly.write(vec![(Hour(7), &mut again, 4711)]).unwrap();
             assert!(storage::read(&hourly.path(Hour(7))).unwrap() == bytes, "other bytes");
         }
     }
@@ -377,7 +456,7 @@ mod tests {
     fn an_hour_grouped_otherwise_or_cut_short_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
-        hourly.write(Hour(7), &mut groups(false), 1).unwrap();
+        hourly.write(vec![(Hour(7), &mut groups(false), 1)]).unwrap();
         let other = Hourly::new(folder.path(), "n", &[By::Page]);
         assert!(matches!(other.load(Hour(7)), Err(FileError::Foreign { .. })));
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
@@ -391,7 +470,7 @@ mod tests {
         let hourly = Hourly::new(folder.path(), "n", &[]);
         let mut groups = Groups::default();
         groups.of(&Key::new(["site", "click", "target"])).visitors.add("v");
-        hourly.write(Hour(7), &mut groups, 4711).unwrap();
+        hourly.write(vec![(Hour(7), &mut groups, 4711)]).unwrap();
         let path = hourly.path(Hour(7));
         let whole = storage::read(&path).unwrap();
         let mut errors = 0;
@@ -413,7 +492,7 @@ mod tests {
     fn only_our_own_litter_is_swept() {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[]);
-        hourly.write(Hour(7), &mut groups(false), 1).unwrap();
+        hourly.write(vec![(Hour(7), &mut groups(false), 1)]).unwrap();
         let here = hourly.path(Hour(7)).with_file_name("x");
         let litter = [".tmp-n.parquet~", ".tmp-n2.parquet~", "x"].map(|name| here.with_file_name(name));
         litter.iter().for_each(|path| storage::write_new(path, b"").unwrap());

@@ -5,7 +5,12 @@
 //! published further than its file now says, nothing is written: a partial hour is worse than none.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tallylight_host::clock;
@@ -17,9 +22,17 @@ use crate::events::{Events, Pending};
 use crate::groups::{By, Groups};
 use crate::hourly::Hourly;
 use crate::parquet_file::FileError;
+use crate::rows::Rows;
 
 /// How long late events and those of a quiet hour gather before they are published.
 const GATHER: Duration = Duration::from_secs(600);
+
+/// Fewer batches than this are taken by the thread that reads: they are not worth another one.
+const BATCHES_ALONE: usize = 16;
+/// Memory of so many hours' rows is kept: mostly one hour is written, and some late events.
+const MOST_SPARE: usize = 2;
+/// Batches that wait for the one that takes them.
+const BATCHES_WAITING: usize = 8;
 
 /// How much may be in memory.
 #[derive(Clone, Copy, Debug)]
@@ -94,20 +107,39 @@ struct State {
 pub struct Hours {
     hourly: Hourly,
     events: Events,
-    states: Vec<State>,
-    /// Places in `states`.
+    open: Arc<Open>,
+    /// Takes events into them while more are read, when there are many.
+    taker: Option<Taker>,
+    /// Batches that were taken since it was last waited for.
+    batches: usize,
+    /// Places in `open.states`.
     places: HashMap<Hour, usize>,
     /// The one touched last: mostly the one touched next.
     last: Option<(Hour, usize)>,
     /// Up to where hours' files cover them, as committed and published since.
     published: BTreeMap<Hour, u64>,
     bounds: Bounds,
+}
+
+/// What the thread that takes events knows: it asks the machine for nothing.
+struct Open {
+    states: Mutex<Vec<State>>,
+    by: Vec<By>,
     /// Bytes that the groups of one hour may take: unlike the bounds it decides what is published.
     most_bytes: usize,
     /// Whether rows are published.
     rows: bool,
-    group_bytes: usize,
-    pending_bytes: usize,
+    group_bytes: AtomicUsize,
+    pending_bytes: AtomicUsize,
+    /// Memory of rows that were written.
+    spare: Mutex<Vec<Rows>>,
+}
+
+/// A thread that takes batches, and gives them back empty.
+struct Taker {
+    batches: SyncSender<Batch>,
+    emptied: Receiver<Batch>,
+    thread: JoinHandle<()>,
 }
 
 impl Hours {
@@ -121,18 +153,25 @@ impl Hours {
         most_bytes: usize,
         rows: bool,
     ) -> Self {
-        Self {
-            bounds,
+        let open = Open {
+            states: Mutex::default(),
+            by: hourly.by().to_vec(),
             most_bytes,
             rows,
+            group_bytes: AtomicUsize::new(0),
+            pending_bytes: AtomicUsize::new(0),
+            spare: Mutex::default(),
+        };
+        Self {
             hourly,
             events,
-            states: Vec::new(),
+            open: Arc::new(open),
+            taker: None,
+            batches: 0,
             places: HashMap::new(),
             last: None,
             published,
-            group_bytes: 0,
-            pending_bytes: 0,
+            bounds,
         }
     }
 
@@ -144,36 +183,71 @@ impl Hours {
         }
     }
 
-    /// Takes events into the hours that were decided. Batches come in log order.
-    pub fn take(&mut self, batch: &Batch) {
-        for (place, events) in batch.by_hour() {
-            let state = &mut self.states[place];
-            let before = (state.groups.bytes(), state.pending.bytes());
-            state.take(&events, self.hourly.by(), self.most_bytes, self.rows);
-            self.group_bytes = self.group_bytes + state.groups.bytes() - before.0;
-            self.pending_bytes = self.pending_bytes + state.pending.bytes() - before.1;
+    /// Takes events into the hours that were decided, or has that done; batches come in log order. Gives an empty batch.
+    pub fn take(&mut self, mut batch: Batch) -> Batch {
+        self.batches += 1;
+        if self.batches <= BATCHES_ALONE {
+            self.open.take(&batch);
+            batch.clear();
+            return batch;
+        }
+        let taker = self.taker.get_or_insert_with(|| Taker::start(Arc::clone(&self.open)));
+        if taker.batches.send(batch).is_err() {
+            self.wait();
+        }
+        self.taker.as_ref().and_then(|taker| taker.emptied.try_recv().ok()).unwrap_or_default()
+    }
+
+    /// Waits until all is taken.
+    pub fn wait(&mut self) {
+        self.batches = 0;
+        if let Some(Taker { batches, thread, .. }) = self.taker.take() {
+            drop(batches);
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         }
     }
 
     /// Whether so much is in memory that it should be published before more is read.
     pub fn is_full(&self) -> bool {
-        self.pending_bytes >= self.bounds.pending_bytes || self.group_bytes >= self.bounds.group_bytes
+        self.open.pending_bytes.load(Relaxed) >= self.bounds.pending_bytes
+            || self.open.group_bytes.load(Relaxed) >= self.bounds.group_bytes
     }
 
-    /// Publishes what is due: first events, then aggregates.
-    pub fn publish(&mut self, due: Due) -> Result<(), HourError> {
+    /// Publishes what is due: first events, then aggregates. `before` is done before anything of that is on disk.
+    pub fn publish<E: From<HourError>>(&mut self, due: Due, before: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        self.wait();
         let all = due.all || self.is_full();
-        for state in &mut self.states {
+        let open = Arc::clone(&self.open);
+        let states = &mut *open.states();
+        let mut parts = Vec::new();
+        for state in states.iter_mut() {
             if state.pending.first_position().is_some() && (all || state.is_gathered(due, self.bounds)) {
                 state.events_covered = state.pending.end();
-                self.pending_bytes -= state.pending.bytes();
-                self.events.write(state.hour, &std::mem::take(&mut state.pending))?;
+                open.pending_bytes.fetch_sub(state.pending.bytes(), Relaxed);
+                parts.push((state.hour, std::mem::take(&mut state.pending)));
             }
         }
-        for state in &mut self.states {
-            if state.dirty_from.is_some() && (all || state.is_open(due) || state.is_gathered(due, self.bounds)) {
-                state.complete(&self.hourly, self.most_bytes)?;
-                self.hourly.write(state.hour, &mut state.groups, state.grouped)?;
+        self.events.write(&parts, before, |error| HourError::from(error).into())?;
+        let mut spare = open.spare.lock().expect("nobody panics with it");
+        spare.extend(parts.into_iter().map(|(_, pending)| pending.into_memory()).take(MOST_SPARE));
+        spare.truncate(MOST_SPARE);
+        drop(spare);
+        self.publish_hourly(states, due, all)?;
+        self.forget(states, due);
+        Ok(())
+    }
+
+    fn publish_hourly(&mut self, states: &mut [State], due: Due, all: bool) -> Result<(), HourError> {
+        let is_due = |state: &State| {
+            state.dirty_from.is_some() && (all || state.is_open(due) || state.is_gathered(due, self.bounds))
+        };
+        for state in states.iter_mut().filter(|state| is_due(state)) {
+            state.complete(&self.hourly, self.open.most_bytes)?;
+        }
+        let dirty = states.iter_mut().filter(|state| is_due(state));
+        self.hourly.write(dirty.map(|state| (state.hour, &mut state.groups, state.grouped)).collect())?;
+        for state in states {
+            if is_due(state) {
                 self.published.insert(state.hour, state.grouped);
                 state.dirty_from = None;
                 if !state.is_open(due) {
@@ -185,23 +259,22 @@ impl Hours {
                 state.since = None;
             }
         }
-        self.forget(due);
         Ok(())
     }
 
     /// Forgets hours of which nothing waits: those that are complete, and when there is too much in memory all.
-    fn forget(&mut self, due: Due) {
+    fn forget(&mut self, states: &mut Vec<State>, due: Due) {
         let bytes = |states: &[State]| states.iter().map(|state| state.groups.bytes()).sum::<usize>();
-        let is_full = bytes(&self.states) >= self.bounds.group_bytes;
-        self.states.retain(|state| state.unpublished_from().is_some() || (state.is_open(due) && !is_full));
-        self.places = self.states.iter().enumerate().map(|(place, state)| (state.hour, place)).collect();
+        let is_full = bytes(states) >= self.bounds.group_bytes;
+        states.retain(|state| state.unpublished_from().is_some() || (state.is_open(due) && !is_full));
+        self.places = states.iter().enumerate().map(|(place, state)| (state.hour, place)).collect();
         self.last = None;
-        self.group_bytes = bytes(&self.states);
+        self.open.group_bytes.store(bytes(states), Relaxed);
     }
 
     /// The position of the first record that is not in both outputs.
     pub fn unpublished_from(&self) -> Option<u64> {
-        self.states.iter().filter_map(State::unpublished_from).min()
+        self.open.states().iter().filter_map(State::unpublished_from).min()
     }
 
     /// Up to where hours' files cover them, of those from this hour on.
@@ -212,12 +285,12 @@ impl Hours {
 
     /// How many hours are in memory.
     pub fn len(&self) -> usize {
-        self.states.len()
+        self.places.len()
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.states.is_empty()
+        self.places.is_empty()
     }
 
     /// The place of an hour's state, which is made if there is none.
@@ -226,9 +299,10 @@ impl Hours {
             Some(place) => *place,
             None => {
                 let state = self.begin(hour)?;
-                self.states.push(state);
-                self.places.insert(hour, self.states.len() - 1);
-                self.states.len() - 1
+                self.open.states().push(state);
+                let place = self.places.len();
+                self.places.insert(hour, place);
+                place
             }
         };
         self.last = Some((hour, place));
@@ -255,23 +329,61 @@ impl Hours {
     }
 }
 
+impl Open {
+    fn states(&self) -> MutexGuard<'_, Vec<State>> {
+        self.states.lock().expect("who takes events does not panic")
+    }
+
+    fn take(&self, batch: &Batch) {
+        let mut states = self.states();
+        for (place, events) in batch.by_hour() {
+            let state = &mut states[place];
+            let before = (state.groups.bytes(), state.pending.bytes());
+            state.take(&events, self);
+            state.since = state.since.or(batch.decided_at());
+            // what grows may also shrink
+            self.group_bytes.fetch_add(state.groups.bytes().wrapping_sub(before.0), Relaxed);
+            self.pending_bytes.fetch_add(state.pending.bytes() - before.1, Relaxed);
+        }
+    }
+}
+
+impl Taker {
+    fn start(open: Arc<Open>) -> Self {
+        let (batches, to_take) = sync_channel::<Batch>(BATCHES_WAITING);
+        let (give_back, emptied) = channel();
+        let take = move || {
+            for mut batch in to_take {
+                open.take(&batch);
+                batch.clear();
+                // the other end may not need it any more
+                let _ = give_back.send(batch);
+            }
+        };
+        let thread = std::thread::Builder::new().name("taker".into()).spawn(take).expect("a thread can be started");
+        Self { batches, emptied, thread }
+    }
+}
+
 impl State {
     /// Takes events, in log order.
-    fn take(&mut self, events: &[Taken<'_>], by: &[By], most_bytes: usize, rows: bool) {
+    fn take(&mut self, events: &[Taken<'_>], Open { by, most_bytes, rows, spare, .. }: &Open) {
         // ends go up
         let new = &events[events.partition_point(|taken| taken.end <= self.grouped)..];
         if let (Some(first), Some(last)) = (new.first(), new.last()) {
             // what is not whole cannot know what has room: that shows when it is merged
-            self.groups.count_within(new, by, if self.whole { most_bytes } else { usize::MAX });
+            self.groups.count_within(new, by, if self.whole { *most_bytes } else { usize::MAX });
             self.grouped = last.end;
             self.dirty_from.get_or_insert(first.position);
-            self.since.get_or_insert_with(clock::instant);
         }
         let is_row = |taken: &&Taken<'_>| taken.fate != Fate::Duplicate && taken.end > self.events_covered;
         let new: Vec<&Taken<'_>> = events.iter().filter(is_row).collect();
-        if rows && !new.is_empty() {
+        if *rows && !new.is_empty() {
+            if self.pending.first_position().is_none() {
+                let spare = spare.lock().expect("nobody panics with it").pop();
+                self.pending = spare.map(Pending::within).unwrap_or_default();
+            }
             self.pending.push_all(&new);
-            self.since.get_or_insert_with(clock::instant);
         }
     }
 

@@ -40,6 +40,7 @@ pub mod release;
 pub mod rows;
 pub mod run;
 pub mod settings;
+pub mod side_by_side;
 pub mod state_folder;
 pub mod stop;
 pub mod storage;

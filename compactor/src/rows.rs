@@ -17,6 +17,9 @@ const OF_RECORD: [Text; 8] =
 /// The address, as bytes as long as it waits.
 const IP: usize = 8;
 const FRONT: usize = 9;
+/// Where they stand in the schema.
+const FIRST_TEXT: usize = 4;
+const LAST_TEXT: usize = FIRST_TEXT + TEXTS.len() - 1;
 /// What a row takes besides its texts and properties: id, three numbers, a number for each text, value and the rest.
 const ROW_BYTES: usize = 16 + 3 * 8 + 4 * TEXTS.len() + 9 + 8 + 1 + 4;
 /// What a property takes besides its texts.
@@ -73,6 +76,18 @@ impl Rows {
         }
     }
 
+    /// Forgets all of them, and keeps the memory for others: having it anew from the system costs as much as a hash a text.
+    pub fn clear(&mut self) {
+        self.ids.clear();
+        [&mut self.positions, &mut self.event_at, &mut self.received_at, &mut self.lost]
+            .into_iter()
+            .for_each(Vec::clear);
+        [&mut self.has_value, &mut self.bots].into_iter().for_each(Vec::clear);
+        self.values.clear();
+        self.properties.clear();
+        self.texts.iter_mut().chain([&mut self.keys, &mut self.property_values]).for_each(TextColumn::clear);
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ids.len()
@@ -89,35 +104,32 @@ impl Rows {
         self.len() * ROW_BYTES + self.keys.numbers.len() * PROPERTY_BYTES + texts.sum::<usize>()
     }
 
-    /// A row group of them, in the order of the schema.
-    pub fn encode(&self, schema: &SchemaDescriptor, encoder: &mut Encoder) -> Vec<Chunk> {
-        let columns = &mut schema.columns().iter();
-        let mut next = || columns.next().expect("the schema has all columns");
-        let mut chunks = vec![
-            encoder.ids(next(), &self.ids),
-            encoder.times(next(), Levels::Required, &self.positions),
-            encoder.times(next(), Levels::Required, &self.event_at),
-            encoder.times(next(), Levels::Required, &self.received_at),
-        ];
-        for (n, column) in self.texts.iter().enumerate() {
-            let shown;
-            let texts = if n == IP {
-                shown = shown_addresses(&column.texts);
-                &shown
-            } else {
-                &column.texts
-            };
-            chunks.push(encoder.texts(next(), Levels::Required, texts, &column.numbers));
+    /// One of their columns, by its place in the schema.
+    pub fn column(&self, schema: &SchemaDescriptor, place: usize, encoder: &mut Encoder) -> Chunk {
+        let column = &schema.column(place);
+        let one = Levels::Required;
+        match place {
+            0 => encoder.ids(column, &self.ids),
+            1 => encoder.times(column, one, &self.positions),
+            2 => encoder.times(column, one, &self.event_at),
+            3 => encoder.times(column, one, &self.received_at),
+            FIRST_TEXT..=LAST_TEXT => {
+                let TextColumn { texts, numbers } = &self.texts[place - FIRST_TEXT];
+                if place - FIRST_TEXT == IP {
+                    encoder.texts(column, one, &shown_addresses(texts), numbers)
+                } else {
+                    encoder.texts(column, one, texts, numbers)
+                }
+            }
+            14 => encoder.doubles(column, Levels::Optional(&self.has_value), &self.values),
+            15 => encoder.numbers(column, one, &self.lost),
+            16 => encoder.flags(column, &self.bots),
+            17 | 18 => {
+                let TextColumn { texts, numbers } = if place == 17 { &self.keys } else { &self.property_values };
+                encoder.texts(column, Levels::Repeated(&self.properties), texts, numbers)
+            }
+            _ => unreachable!("the schema has 19 columns"),
         }
-        let properties = Levels::Repeated(&self.properties);
-        chunks.extend([
-            encoder.doubles(next(), Levels::Optional(&self.has_value), &self.values),
-            encoder.numbers(next(), Levels::Required, &self.lost),
-            encoder.flags(next(), &self.bots),
-            encoder.texts(next(), properties, &self.keys.texts, &self.keys.numbers),
-            encoder.texts(next(), properties, &self.property_values.texts, &self.property_values.numbers),
-        ]);
-        chunks
     }
 }
 

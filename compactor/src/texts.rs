@@ -84,16 +84,23 @@ impl Texts {
                 *hash = self.hash(text);
             }
             // none of these loads waits for another one
-            let mut begins = [0; SIDE_BY_SIDE];
-            for (begin, hash) in begins.iter_mut().zip(&hashes[..texts.len()]) {
-                *begin = self.slots[*hash as usize & mask].begin;
+            let mut slots = [EMPTY; SIDE_BY_SIDE];
+            for (slot, hash) in slots.iter_mut().zip(&hashes[..texts.len()]) {
+                *slot = self.slots[*hash as usize & mask];
             }
-            let touched = begins[..texts.len()]
-                .iter()
-                .fold(0, |all, begin| all ^ self.bytes.get(*begin as usize).copied().unwrap_or(0));
-            black_box(touched);
+            // nor do these, of a text's first and last byte
+            let byte = |at: u32| self.bytes.get(at as usize).copied().unwrap_or(0);
+            let ends = slots.iter().map(|slot| byte(slot.begin) ^ byte(slot.begin + slot.len.saturating_sub(1)));
+            black_box(ends.fold(0, |all, byte| all ^ byte));
             numbers.extend(texts.iter().zip(hashes).map(|(text, hash)| self.find_hashed(text, hash)));
         }
+    }
+
+    /// Forgets all of them, and keeps the memory for others.
+    pub fn clear(&mut self) {
+        self.slots.fill(EMPTY);
+        self.bytes.clear();
+        self.ends.clear();
     }
 
     /// How many there are.
@@ -193,6 +200,12 @@ impl TextColumn {
     /// Adds a row.
     pub fn push(&mut self, text: &[u8]) {
         self.numbers.push(self.texts.number(text));
+    }
+
+    /// Forgets all rows, and keeps the memory for others.
+    pub fn clear(&mut self) {
+        self.texts.clear();
+        self.numbers.clear();
     }
 
     /// Adds many rows.

@@ -30,6 +30,7 @@ use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::compress_bound;
 
 use crate::texts::Texts;
 
@@ -62,14 +63,17 @@ pub enum Levels<'a> {
 /// Makes chunks, with the same memory for each.
 pub struct Encoder {
     zstd: Compressor<'static>,
-    /// A page's bytes.
+    /// A page's bytes, and the same compressed.
     raw: Vec<u8>,
+    compressed: Vec<u8>,
+    /// The bytes of a dictionary.
+    dictionary: Vec<u8>,
 }
 
 impl Default for Encoder {
     fn default() -> Self {
         let zstd = Compressor::new(ZSTD_LEVEL).expect("1 is a level of zstd");
-        Self { zstd, raw: Vec::new() }
+        Self { zstd, raw: Vec::new(), compressed: Vec::new(), dictionary: Vec::new() }
     }
 }
 
@@ -87,9 +91,9 @@ impl Encoder {
             out.extend_from_slice(text);
         };
         if is_worth_a_dictionary(texts.len(), numbers.len()) {
-            let mut dictionary = Vec::with_capacity(texts.total_len() + 4 * texts.len());
-            texts.iter().for_each(|text| put(text, &mut dictionary));
-            self.by_dictionary(column, levels, &dictionary, texts.len(), numbers, statistics)
+            self.dictionary.clear();
+            texts.iter().for_each(|text| put(text, &mut self.dictionary));
+            self.by_dictionary(column, levels, texts.len(), numbers, statistics)
         } else {
             self.plain(column, levels, numbers.len(), statistics, |range, out| {
                 numbers[range].iter().for_each(|number| put(texts.get(*number), out));
@@ -170,18 +174,18 @@ impl Encoder {
         statistics: impl FnOnce(u64) -> Statistics,
     ) -> Chunk {
         let mut known = HashMap::<u64, u32, foldhash::fast::RandomState>::default();
-        let mut dictionary = Vec::new();
+        self.dictionary.clear();
         let mut numbers = Vec::with_capacity(words.len());
         for word in words {
             let next = u32::try_from(known.len()).expect("fewer than there are rows");
             let number = *known.entry(*word).or_insert_with(|| {
-                dictionary.extend_from_slice(&word.to_le_bytes());
+                self.dictionary.extend_from_slice(&word.to_le_bytes());
                 next
             });
             numbers.push(number);
         }
         if is_worth_a_dictionary(known.len(), numbers.len()) {
-            self.by_dictionary(column, levels, &dictionary, known.len(), &numbers, statistics)
+            self.by_dictionary(column, levels, known.len(), &numbers, statistics)
         } else {
             self.plain(column, levels, numbers.len(), statistics, |range, out| {
                 words[range].iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
@@ -206,11 +210,11 @@ impl Encoder {
         )
     }
 
+    /// By the dictionary that was made, of so many entries.
     fn by_dictionary(
         &mut self,
         column: &ColumnDescPtr,
         levels: Levels<'_>,
-        dictionary: &[u8],
         entries: usize,
         numbers: &[u32],
         statistics: impl FnOnce(u64) -> Statistics,
@@ -218,7 +222,7 @@ impl Encoder {
         let entries = u32::try_from(entries).expect("fewer than there are rows");
         let width = packing::width(entries.saturating_sub(1));
         let pages = Pages { levels, values: numbers.len(), encoding: Encoding::RLE_DICTIONARY, is_compressed: true };
-        self.chunk(column, Some((dictionary, entries)), pages, statistics, |range, out| {
+        self.chunk(column, Some(entries), pages, statistics, |range, out| {
             out.push(width.to_le_bytes()[0]);
             packing::hybrid(&numbers[range], width, out);
         })
@@ -228,7 +232,7 @@ impl Encoder {
     fn chunk(
         &mut self,
         column: &ColumnDescPtr,
-        dictionary: Option<(&[u8], u32)>,
+        dictionary: Option<u32>,
         pages: Pages<'_>,
         statistics: impl FnOnce(u64) -> Statistics,
         mut put: impl FnMut(Range<usize>, &mut Vec<u8>),
@@ -245,34 +249,36 @@ impl Encoder {
             uncompressed += written.uncompressed_size;
             written.offset
         };
-        let mut zstd = |raw: &[u8]| match compression {
-            Compression::UNCOMPRESSED => Bytes::copy_from_slice(raw),
-            _ => self.zstd.compress(raw).expect("zstd has memory").into(),
+        let Self { zstd, raw, compressed, dictionary: entries } = self;
+        let mut pack = |raw: &[u8]| {
+            if !pages.is_compressed {
+                return Bytes::copy_from_slice(raw);
+            }
+            compressed.clear();
+            compressed.reserve(compress_bound(raw.len()));
+            zstd.compress_to_buffer(raw, compressed).expect("there is room for the worst case");
+            Bytes::copy_from_slice(compressed)
         };
-        let dictionary_at = dictionary.map(|(raw, entries)| {
-            let page = Page::DictionaryPage {
-                buf: zstd(raw),
-                num_values: entries,
-                encoding: Encoding::PLAIN,
-                is_sorted: false,
-            };
-            write(page, raw.len())
+        let dictionary_at = dictionary.map(|num_values| {
+            let page =
+                Page::DictionaryPage { buf: pack(entries), num_values, encoding: Encoding::PLAIN, is_sorted: false };
+            write(page, entries.len())
         });
         let (mut data_at, mut slots, mut nulls) = (None, 0, 0);
         for (rows, values) in pages.ranges() {
-            self.raw.clear();
-            let in_page = pages.levels.put(rows, &mut self.raw);
+            raw.clear();
+            let in_page = pages.levels.put(rows, raw);
             nulls += (in_page - values.len()) as u64;
-            put(values, &mut self.raw);
+            put(values, raw);
             let page = Page::DataPage {
-                buf: zstd(&self.raw),
+                buf: pack(raw),
                 num_values: u32::try_from(in_page).expect("a page's values are bounded"),
                 encoding: pages.encoding,
                 def_level_encoding: Encoding::RLE,
                 rep_level_encoding: Encoding::RLE,
                 statistics: None,
             };
-            data_at = data_at.or(Some(write(page, self.raw.len())));
+            data_at = data_at.or(Some(write(page, raw.len())));
             slots += in_page;
         }
         let bytes: Bytes = sink.into_inner().expect("a Vec takes all bytes").into();

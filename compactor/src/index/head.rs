@@ -1,18 +1,29 @@
 //! The head: copies that are in no run yet, in the order in which they came.
 
 use std::hash::BuildHasher;
-
-use hashbrown::HashTable;
+use std::hint::black_box;
 
 use super::{FirstCopy, Verdict};
+
+/// The slots that a table begins with.
+const FIRST_SLOTS: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Head {
     /// An id may be in it twice, with receive times far apart.
     copies: Vec<FirstCopy>,
-    /// Places in `copies`.
-    table: HashTable<u32>,
+    /// A power of two of them, at least a quarter empty. A copy is in the first empty one from where its hash says.
+    slots: Vec<Slot>,
     hasher: foldhash::fast::RandomState,
+}
+
+/// A copy's place in the table; all zeros, if it is empty.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    /// A part of the hash: few other copies are looked at in vain, and none when the table grows.
+    hash: u32,
+    /// One more than the place in `copies`.
+    number: u32,
 }
 
 impl Head {
@@ -24,28 +35,62 @@ impl Head {
         self.copies.is_empty()
     }
 
+    /// Has what judging these ids needs fetched from memory: for all of them at a time, not for one after the other.
+    pub(super) fn prepare(&self, ids: impl Iterator<Item = u128>) {
+        if let Some(mask) = self.slots.len().checked_sub(1) {
+            let slots = ids.map(|id| self.slots[self.hash(id) as usize & mask].hash);
+            black_box(slots.fold(0, |all, hash| all ^ hash));
+        }
+    }
+
     /// What the copies in it make of this one; `None` if they have nothing to do with it.
     pub(super) fn judge(&self, copy: &FirstCopy) -> Option<Verdict> {
-        let places = self.table.iter_hash(self.hasher.hash_one(copy.id));
-        places.map(|place| self.copies[*place as usize]).find_map(|held| copy.judged_by(&held))
+        self.held(copy.id).find_map(|held| copy.judged_by(held))
     }
 
     /// Whether this very copy is in it.
     pub(super) fn holds(&self, copy: &FirstCopy) -> bool {
-        self.table.iter_hash(self.hasher.hash_one(copy.id)).any(|place| self.copies[*place as usize] == *copy)
+        self.held(copy.id).any(|held| held == copy)
+    }
+
+    /// The copies that may have this id.
+    fn held(&self, id: u128) -> impl Iterator<Item = &FirstCopy> {
+        let hash = self.hash(id);
+        let slots = self.probed(hash).map(|at| self.slots[at]).take_while(|slot| slot.number != 0);
+        slots.filter(move |slot| slot.hash == hash).map(|slot| &self.copies[slot.number as usize - 1])
+    }
+
+    /// The places in the table where a hash may be, in order.
+    fn probed(&self, hash: u32) -> impl Iterator<Item = usize> + use<> {
+        let slots = self.slots.len();
+        (0..slots).map(move |further| (hash as usize + further) & (slots - 1))
     }
 
     pub(super) fn push(&mut self, copy: FirstCopy) {
-        let place = u32::try_from(self.copies.len()).expect("it is written out before");
+        if (self.copies.len() + 1) * 4 > self.slots.len() * 3 {
+            let slots = (self.slots.len() * 2).max(FIRST_SLOTS);
+            let old = std::mem::replace(&mut self.slots, vec![Slot::default(); slots]);
+            old.into_iter().filter(|slot| slot.number != 0).for_each(|slot| self.place(slot));
+        }
         self.copies.push(copy);
-        let hash = |place: &u32| self.hasher.hash_one(self.copies[*place as usize].id);
-        self.table.insert_unique(self.hasher.hash_one(copy.id), place, hash);
+        let number = u32::try_from(self.copies.len()).expect("it is written out before");
+        self.place(Slot { hash: self.hash(copy.id), number });
+    }
+
+    fn place(&mut self, slot: Slot) {
+        let mut probed = self.probed(slot.hash);
+        let at = probed.find(|at| self.slots[*at].number == 0).expect("a quarter is empty");
+        self.slots[at] = slot;
+    }
+
+    fn hash(&self, id: u128) -> u32 {
+        (self.hasher.hash_one(id) >> 32) as u32
     }
 
     /// Forgets all copies, and keeps the memory for others.
     pub(super) fn clear(&mut self) {
         self.copies.clear();
-        self.table.clear();
+        self.slots.fill(Slot::default());
     }
 
     /// All copies, sorted.

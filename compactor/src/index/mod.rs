@@ -85,7 +85,7 @@ pub enum Verdict {
 /// How much memory it may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Copies in memory before they are written out, at least one; 37 bytes each, and 8 more while they are sorted.
+    /// Copies in memory before they are written out, at least one; 43 bytes each, and 12 more while they are sorted.
     pub head_copies: usize,
     /// Bytes of pages of runs kept in memory, at least one page.
     pub cache_bytes: usize,
@@ -95,7 +95,7 @@ impl Default for Limits {
     /// About 100 MiB in all.
     fn default() -> Self {
         // the most that a table of 2^20 slots takes before it doubles
-        Self { head_copies: (1 << 20) / 8 * 7, cache_bytes: 64 << 20 }
+        Self { head_copies: (1 << 20) / 4 * 3, cache_bytes: 64 << 20 }
     }
 }
 
@@ -214,6 +214,7 @@ impl Index {
 
     /// The same for many records, in log order.
     pub fn judge_all(&mut self, records: &[(Uuid, u64, Millis)]) -> Result<Vec<Verdict>, IndexError> {
+        self.head.prepare(records.iter().map(|(id, ..)| id.as_u128()));
         records.iter().map(|(id, position, received_at)| self.judge(*id, *position, *received_at)).collect()
     }
 

@@ -8,7 +8,7 @@ use super::header::UNKNOWN_ORDINAL;
 use super::mark::Mark;
 
 /// Bytes asked for at a time: large enough that the call costs little beside the checksums.
-const BLOCK_LEN: usize = 512 * 1024;
+const BLOCK_LEN: usize = 128 * 1024;
 /// The window holds the longest record and a block behind it.
 const WINDOW_LEN: usize = BLOCK_LEN + FRAME_LEN + MAX_PAYLOAD;
 
