@@ -8,8 +8,8 @@ use tallylight_proto::record::{EventView, Fields, RecordError};
 use tallylight_proto::segment::Framed;
 
 /// Records of a batch, at most, and bytes from which on it is full: they stay in the processor's cache.
-const MOST_RECORDS: usize = 256;
-const FULL_BYTES: usize = 128 * 1024;
+const MOST_RECORDS: usize = 512;
+const FULL_BYTES: usize = 192 * 1024;
 
 /// What becomes of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -46,6 +46,9 @@ const RECORDS_A_LOOK: u32 = 4096;
 const USER_AGENTS: usize = 1 << 14;
 /// Longer ones are judged each time: those in use are not.
 const USER_AGENT_BYTES: usize = 1024;
+/// So often room may be made for more rows before there is a commit again: it lets go of segments, and is where a crash leads
+/// back to.
+const MOST_STEPS: u32 = 8;
 /// Damaged places that are told on the log each time it is read.
 const PLACES_TOLD: u32 = 20;
 /// The hours whose files a commit vouches for: an event is at most 7 days old when it is received.
@@ -114,6 +117,8 @@ pub struct Compaction {
     /// States to which a commit may go back, oldest first.
     snapshots: VecDeque<Snapshot>,
     commit: Option<Commit>,
+    /// How often room was made since then.
+    steps: u32,
 }
 
 impl Compaction {
@@ -131,7 +136,7 @@ impl Compaction {
         let published = commit.as_ref().map(|commit| commit.hours.clone()).unwrap_or_default();
         let hours = Hours::new(hourly, events, published, config.bounds, config.hour_bytes, config.rows);
         let sorter = Sorter::new(index, hours, snapshot.as_ref());
-        Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit })
+        Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit, steps: 0 })
     }
 
     /// What is compacted to where.
@@ -182,7 +187,8 @@ impl Compaction {
 
         // Aggregates would go out before their event rows. Should the log be set back to what the collector has
         // synced, the rows could never follow, so here they go together.
-        let all = all || self.reader.is_ahead_of_syncs();
+        self.steps += u32::from(self.sorter.hours.is_full());
+        let all = all || self.reader.is_ahead_of_syncs() || self.steps > MOST_STEPS;
         let Sorter { hours, index, .. } = &mut self.sorter;
         // ids are durable before what was counted by them
         hours.publish(Due { complete_before, complete_now, all }, || {
@@ -207,6 +213,7 @@ impl Compaction {
         if self.commit.as_ref() != Some(&commit) {
             commit.write(&self.config.out, &self.config.node, &self.config.by)?;
             self.commit = Some(commit);
+            self.steps = 0;
             self.sorter.index.after_commit()?;
         }
         Ok(())

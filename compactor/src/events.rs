@@ -35,18 +35,6 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// None, in the memory of rows that are no more.
-    pub fn within(rows: Rows) -> Self {
-        Self { rows, ..Self::default() }
-    }
-
-    /// The memory of those that were written.
-    pub fn into_memory(self) -> Rows {
-        let mut rows = self.rows;
-        rows.clear();
-        rows
-    }
-
     /// Adds events.
     pub fn push_all(&mut self, events: &[&Taken<'_>]) {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return };

@@ -22,24 +22,21 @@ use crate::events::{Events, Pending};
 use crate::groups::{By, Groups};
 use crate::hourly::Hourly;
 use crate::parquet_file::FileError;
-use crate::rows::Rows;
 
 /// How long late events and those of a quiet hour gather before they are published.
 const GATHER: Duration = Duration::from_secs(600);
 
 /// Fewer batches than this are taken by the thread that reads: they are not worth another one.
-const BATCHES_ALONE: usize = 16;
-/// Memory of so many hours' rows is kept: mostly one hour is written, and some late events.
-const MOST_SPARE: usize = 2;
+const BATCHES_ALONE: usize = 8;
 /// Batches that wait for the one that takes them.
 const BATCHES_WAITING: usize = 8;
 
 /// How much may be in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes of an hour's records that make a part of their own.
+    /// Bytes of an hour's rows that make a part of their own.
     pub part_bytes: usize,
-    /// Bytes of records, over all hours, from which on all are published.
+    /// Bytes of rows, over all hours, from which on those of the hours that have most are published.
     pub pending_bytes: usize,
     /// Bytes of groups, over all hours, from which on hours are published and forgotten.
     pub group_bytes: usize,
@@ -47,7 +44,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { part_bytes: 64 << 20, pending_bytes: 256 << 20, group_bytes: 320 << 20 }
+        Self { part_bytes: 32 << 20, pending_bytes: 64 << 20, group_bytes: 320 << 20 }
     }
 }
 
@@ -118,6 +115,8 @@ pub struct Hours {
     last: Option<(Hour, usize)>,
     /// Up to where hours' files cover them, as committed and published since.
     published: BTreeMap<Hour, u64>,
+    /// Hours before this one were published when they closed: since then they change by amendment.
+    closed: Option<Hour>,
     bounds: Bounds,
 }
 
@@ -131,8 +130,6 @@ struct Open {
     rows: bool,
     group_bytes: AtomicUsize,
     pending_bytes: AtomicUsize,
-    /// Memory of rows that were written.
-    spare: Mutex<Vec<Rows>>,
 }
 
 /// A thread that takes batches, and gives them back empty.
@@ -160,7 +157,6 @@ impl Hours {
             rows,
             group_bytes: AtomicUsize::new(0),
             pending_bytes: AtomicUsize::new(0),
-            spare: Mutex::default(),
         };
         Self {
             hourly,
@@ -171,6 +167,7 @@ impl Hours {
             places: HashMap::new(),
             last: None,
             published,
+            closed: None,
             bounds,
         }
     }
@@ -209,37 +206,64 @@ impl Hours {
 
     /// Whether so much is in memory that it should be published before more is read.
     pub fn is_full(&self) -> bool {
+        self.has_full_rows() || self.has_full_groups()
+    }
+
+    fn has_full_rows(&self) -> bool {
         self.open.pending_bytes.load(Relaxed) >= self.bounds.pending_bytes
-            || self.open.group_bytes.load(Relaxed) >= self.bounds.group_bytes
+    }
+
+    fn has_full_groups(&self) -> bool {
+        self.open.group_bytes.load(Relaxed) >= self.bounds.group_bytes
     }
 
     /// Publishes what is due: first events, then aggregates. `before` is done before anything of that is on disk.
     pub fn publish<E: From<HourError>>(&mut self, due: Due, before: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         self.wait();
-        let all = due.all || self.is_full();
+        let due = Due {
+            complete_before: due.complete_before.max(self.closed),
+            all: due.all || self.has_full_groups(),
+            ..due
+        };
+        let needs_room = self.has_full_rows();
         let open = Arc::clone(&self.open);
         let states = &mut *open.states();
+        let large = if needs_room { self.large(states) } else { usize::MAX };
         let mut parts = Vec::new();
         for state in states.iter_mut() {
-            if state.pending.first_position().is_some() && (all || state.is_gathered(due, self.bounds)) {
+            let is_due = due.all || state.is_gathered(due, self.bounds) || state.pending.bytes() >= large;
+            if state.pending.first_position().is_some() && is_due {
                 state.events_covered = state.pending.end();
                 open.pending_bytes.fetch_sub(state.pending.bytes(), Relaxed);
                 parts.push((state.hour, std::mem::take(&mut state.pending)));
             }
         }
         self.events.write(&parts, before, |error| HourError::from(error).into())?;
-        let mut spare = open.spare.lock().expect("nobody panics with it");
-        spare.extend(parts.into_iter().map(|(_, pending)| pending.into_memory()).take(MOST_SPARE));
-        spare.truncate(MOST_SPARE);
-        drop(spare);
-        self.publish_hourly(states, due, all)?;
+        drop(parts);
+        self.publish_hourly(states, due, needs_room)?;
         self.forget(states, due);
+        self.closed = self.closed.max(due.complete_now);
         Ok(())
     }
 
-    fn publish_hourly(&mut self, states: &mut [State], due: Due, all: bool) -> Result<(), HourError> {
+    /// Rows of so many bytes go, so that half of the room is free: late ones of other hours wait, and become fewer files.
+    fn large(&self, states: &[State]) -> usize {
+        let mut sizes: Vec<usize> = states.iter().map(|state| state.pending.bytes()).collect();
+        sizes.sort_unstable_by_key(|size| std::cmp::Reverse(*size));
+        let mut left: usize = sizes.iter().sum();
+        let gone = sizes.iter().take_while(|size| {
+            let goes = left > self.bounds.pending_bytes / 2;
+            left -= *size;
+            goes
+        });
+        gone.last().map_or(usize::MAX, |size| (*size).max(1))
+    }
+
+    /// An open hour's aggregate is not made again each time that rows need room.
+    fn publish_hourly(&mut self, states: &mut [State], due: Due, needs_room: bool) -> Result<(), HourError> {
         let is_due = |state: &State| {
-            state.dirty_from.is_some() && (all || state.is_open(due) || state.is_gathered(due, self.bounds))
+            let shows = state.is_open(due) && !needs_room;
+            state.dirty_from.is_some() && (due.all || shows || state.is_gathered(due, self.bounds))
         };
         for state in states.iter_mut().filter(|state| is_due(state)) {
             state.complete(&self.hourly, self.open.most_bytes)?;
@@ -367,7 +391,7 @@ impl Taker {
 
 impl State {
     /// Takes events, in log order.
-    fn take(&mut self, events: &[Taken<'_>], Open { by, most_bytes, rows, spare, .. }: &Open) {
+    fn take(&mut self, events: &[Taken<'_>], Open { by, most_bytes, rows, .. }: &Open) {
         // ends go up
         let new = &events[events.partition_point(|taken| taken.end <= self.grouped)..];
         if let (Some(first), Some(last)) = (new.first(), new.last()) {
@@ -378,11 +402,7 @@ impl State {
         }
         let is_row = |taken: &&Taken<'_>| taken.fate != Fate::Duplicate && taken.end > self.events_covered;
         let new: Vec<&Taken<'_>> = events.iter().filter(is_row).collect();
-        if *rows && !new.is_empty() {
-            if self.pending.first_position().is_none() {
-                let spare = spare.lock().expect("nobody panics with it").pop();
-                self.pending = spare.map(Pending::within).unwrap_or_default();
-            }
+        if *rows {
             self.pending.push_all(&new);
         }
     }

@@ -76,18 +76,6 @@ impl Rows {
         }
     }
 
-    /// Forgets all of them, and keeps the memory for others: having it anew from the system costs as much as a hash a text.
-    pub fn clear(&mut self) {
-        self.ids.clear();
-        [&mut self.positions, &mut self.event_at, &mut self.received_at, &mut self.lost]
-            .into_iter()
-            .for_each(Vec::clear);
-        [&mut self.has_value, &mut self.bots].into_iter().for_each(Vec::clear);
-        self.values.clear();
-        self.properties.clear();
-        self.texts.iter_mut().chain([&mut self.keys, &mut self.property_values]).for_each(TextColumn::clear);
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ids.len()

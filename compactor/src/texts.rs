@@ -96,13 +96,6 @@ impl Texts {
         }
     }
 
-    /// Forgets all of them, and keeps the memory for others.
-    pub fn clear(&mut self) {
-        self.slots.fill(EMPTY);
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -200,12 +193,6 @@ impl TextColumn {
     /// Adds a row.
     pub fn push(&mut self, text: &[u8]) {
         self.numbers.push(self.texts.number(text));
-    }
-
-    /// Forgets all rows, and keeps the memory for others.
-    pub fn clear(&mut self) {
-        self.texts.clear();
-        self.numbers.clear();
     }
 
     /// Adds many rows.

@@ -210,6 +210,7 @@ pub fn decode(payload: &[u8]) -> Result<Record<'_>, RecordError> {
 
 impl Fields {
     /// Finds the fields of an event's record.
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a payload whose length fits")]
     pub fn of(payload: &[u8]) -> Result<Self, RecordError> {
         let short = RecordError::Short { len: payload.len() };
         let (fixed, rest) = payload.split_first_chunk::<EVENT_FIXED>().ok_or(short)?;
@@ -222,15 +223,16 @@ impl Fields {
         }
         let origin_len = if fixed[1] & FLAG_FRAMED == 0 { 0 } else { ORIGIN_LEN };
         let (_, rest) = rest.split_at_checked(usize::from(fixed[3]) + origin_len).ok_or(short)?;
+        let len = u32::try_from(payload.len()).map_err(|_| short)?;
         let mut strings = Strings { rest };
-        let offset = |left: usize| u32::try_from(payload.len() - left).map_err(|_| short);
         let mut texts = [(0, 0); TEXTS];
         for place in &mut texts {
-            let text = strings.next().ok_or(short)?;
-            let left = strings.rest.len();
-            *place = (offset(left + text.len())?, offset(left)?);
+            let text_len = strings.next().ok_or(short)?.len();
+            // neither is longer than the payload
+            let end = len - strings.rest.len() as u32;
+            *place = (end - text_len as u32, end);
         }
-        let properties = offset(strings.rest.len())?;
+        let properties = len - strings.rest.len() as u32;
         while !strings.rest.is_empty() {
             strings.next().zip(strings.next()).ok_or(short)?;
         }
@@ -423,6 +425,7 @@ struct Strings<'a> {
 
 impl<'a> Strings<'a> {
     /// None, if it ends too early.
+    #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
         let len = usize::try_from(varint::take(&mut self.rest)?).ok()?;
         let (text, rest) = self.rest.split_at_checked(len)?;

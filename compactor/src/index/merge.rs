@@ -44,12 +44,17 @@ pub(super) fn merge(runs: &[&Run], horizon: i64, folder: &Path, number: u64) -> 
     let mut heads = readers.iter_mut().map(|reader| reader.next()).collect::<Result<Vec<_>, _>>()?;
     let mut writer = RunWriter::create(folder, number)?;
     let mut last = None;
-    while let Some((copy, from)) = heads.iter().enumerate().filter_map(|(from, head)| Some(((*head)?, from))).min() {
-        if copy.received_at >= horizon && last != Some(copy) {
-            writer.push(copy)?;
-            last = Some(copy);
+    while let Some((_, from)) = heads.iter().enumerate().filter_map(|(from, head)| Some(((*head)?, from))).min() {
+        let others = heads.iter().enumerate().filter(|(other, _)| *other != from);
+        let next = others.filter_map(|(_, head)| *head).min();
+        // ids of version 7 are sorted by time, as runs are: mostly many of one run follow each other
+        while let Some(copy) = heads[from].filter(|copy| next.is_none_or(|next| *copy <= next)) {
+            if copy.received_at >= horizon && last != Some(copy) {
+                writer.push(copy)?;
+                last = Some(copy);
+            }
+            heads[from] = readers[from].next()?;
         }
-        heads[from] = readers[from].next()?;
     }
     writer.finish()
 }

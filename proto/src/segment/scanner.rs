@@ -7,8 +7,9 @@ use super::frame::{Check, FRAME_LEN, Framing, MAX_PAYLOAD, MIN_FRAMED, framed_le
 use super::header::UNKNOWN_ORDINAL;
 use super::mark::Mark;
 
-/// Bytes asked for at a time: large enough that the call costs little beside the checksums.
-const BLOCK_LEN: usize = 128 * 1024;
+/// Bytes asked for at a time: enough that the call costs little beside the checksums, and few enough that they are still in the
+/// processor's own cache when they are looked at.
+const BLOCK_LEN: usize = 64 * 1024;
 /// The window holds the longest record and a block behind it.
 const WINDOW_LEN: usize = BLOCK_LEN + FRAME_LEN + MAX_PAYLOAD;
 
@@ -144,14 +145,13 @@ impl Scanner {
         read: &mut impl FnMut(u64, &mut [u8]) -> Result<usize, E>,
     ) -> Result<(), E> {
         self.window.resize(WINDOW_LEN, 0);
-        if at + len > WINDOW_LEN || at >= self.filled {
-            self.window.copy_within(at.min(self.filled)..self.filled, 0);
-            self.filled = self.filled.saturating_sub(at);
-            self.window_at += at as u64;
-        }
+        // always to the same bytes of memory
+        self.window.copy_within(at.min(self.filled)..self.filled, 0);
+        self.filled = self.filled.saturating_sub(at);
+        self.window_at += at as u64;
         let from = self.window_at + self.filled as u64;
-        let room = (WINDOW_LEN - self.filled) as u64;
-        let want = usize::try_from(room.min(self.end - from)).expect("no more than the window");
+        let lacking = BLOCK_LEN.max(len.saturating_sub(self.filled)) as u64;
+        let want = usize::try_from(lacking.min(self.end - from)).expect("no more than the window");
         let got = read(from, &mut self.window[self.filled..self.filled + want])?;
         self.filled += got;
         if got < want {
