@@ -117,7 +117,7 @@ pub struct Compaction {
     /// States to which a commit may go back, oldest first.
     snapshots: VecDeque<Snapshot>,
     commit: Option<Commit>,
-    /// How often room was made since then.
+    /// How often room was made since one got further.
     steps: u32,
 }
 
@@ -212,8 +212,10 @@ impl Compaction {
         let commit = Commit { snapshot: snapshot.clone(), complete_through: complete_now, hours };
         if self.commit.as_ref() != Some(&commit) {
             commit.write(&self.config.out, &self.config.node, &self.config.by)?;
+            if self.commit.as_ref().is_some_and(|last| last.snapshot.place != commit.snapshot.place) {
+                self.steps = 0;
+            }
             self.commit = Some(commit);
-            self.steps = 0;
             self.sorter.index.after_commit()?;
         }
         Ok(())

@@ -261,28 +261,27 @@ impl Hours {
 
     /// An open hour's aggregate is not made again each time that rows need room.
     fn publish_hourly(&mut self, states: &mut [State], due: Due, needs_room: bool) -> Result<(), HourError> {
-        let is_due = |state: &State| {
+        // once for each: time goes on meanwhile
+        let is_due = states.iter().map(|state| {
             let shows = state.is_open(due) && !needs_room;
             state.dirty_from.is_some() && (due.all || shows || state.is_gathered(due, self.bounds))
-        };
-        for state in states.iter_mut().filter(|state| is_due(state)) {
+        });
+        let is_due: Vec<bool> = is_due.collect();
+        for state in those(states, &is_due) {
             state.complete(&self.hourly, self.open.most_bytes)?;
         }
-        let dirty = states.iter_mut().filter(|state| is_due(state));
-        self.hourly.write(dirty.map(|state| (state.hour, &mut state.groups, state.grouped)).collect())?;
-        for state in states {
-            if is_due(state) {
-                self.published.insert(state.hour, state.grouped);
-                state.dirty_from = None;
-                if !state.is_open(due) {
-                    // not needed again; the next hour's may be large
-                    (state.groups, state.whole) = (Groups::default(), false);
-                }
-            }
-            if state.unpublished_from().is_none() {
-                state.since = None;
+        let hours = those(states, &is_due).map(|state| (state.hour, &mut state.groups, state.grouped));
+        self.hourly.write(hours.collect())?;
+        for state in those(states, &is_due) {
+            self.published.insert(state.hour, state.grouped);
+            state.dirty_from = None;
+            if !state.is_open(due) {
+                // not needed again; the next hour's may be large
+                (state.groups, state.whole) = (Groups::default(), false);
             }
         }
+        let at_rest = states.iter_mut().filter(|state| state.unpublished_from().is_none());
+        at_rest.for_each(|state| state.since = None);
         Ok(())
     }
 
@@ -351,6 +350,11 @@ impl Hours {
             since: None,
         })
     }
+}
+
+/// The states of which it is said.
+fn those<'s>(states: &'s mut [State], it_is: &'s [bool]) -> impl Iterator<Item = &'s mut State> {
+    states.iter_mut().zip(it_is).filter(|(_, it_is)| **it_is).map(|(state, _)| state)
 }
 
 impl Open {

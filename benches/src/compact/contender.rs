@@ -79,12 +79,7 @@ impl Contender {
 
     /// Runs it from nothing into an empty folder.
     pub fn run(&self, data: &Data, out: &Path, engines: &Engines) -> Result<Measured> {
-        for old in [out, &data.log.join(layout::COMPACTOR)] {
-            if old.exists() {
-                fs::remove_dir_all(old)?;
-            }
-        }
-        fs::create_dir_all(out.parent().context("a folder to write to")?)?;
+        begin_anew(data, out)?;
         match &self.work {
             Work::Compactor(program) => {
                 let mut command = Command::new(program);
@@ -93,7 +88,7 @@ impl Contender {
             }
             Work::RollUp(program) => {
                 let mut command = Command::new(program);
-                measure(command.arg("roll-up").arg(&data.log).arg(out))
+                measure(command.arg("roll-up").arg(&data.log).arg(out).stdout(Stdio::null()))
             }
             Work::Engine { what, engine, from_lines } => {
                 engines.run(what, engine, if *from_lines { &data.lines } else { &data.parquet }, out)
@@ -112,6 +107,24 @@ impl Contender {
             Work::Engine { .. } => Made { roll_up: None, rows: bytes(out.to_owned())? },
         })
     }
+}
+
+/// How many seconds pass from the last event read until all that was read can be seen, rows and roll-up.
+pub fn publishing(data: &Data, out: &Path) -> Result<f64> {
+    begin_anew(data, out)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    let output = command.args(["roll-up", "--rows"]).arg(&data.log).arg(out).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "{command:?} failed");
+    Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
+}
+
+fn begin_anew(data: &Data, out: &Path) -> Result<()> {
+    for old in [out, &data.log.join(layout::COMPACTOR)] {
+        if old.exists() {
+            fs::remove_dir_all(old)?;
+        }
+    }
+    Ok(fs::create_dir_all(out.parent().context("a folder to write to")?)?)
 }
 
 /// Runs a process to its end: all of it counts, start and syncs too.

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::compare::alternate;
+use crate::compare::{alternate, spread};
 use crate::{machine, process};
 use contender::{Contender, Made};
 use data::Data;
@@ -37,7 +37,10 @@ pub struct Arguments {
     /// Different targets, some of them much more wanted than others: what an hour's groups are made of.
     #[arg(long, default_value = "280k", value_parser = count)]
     targets: u64,
-    /// Over how many hours late events, nine in a thousand, are late.
+    /// How many of a thousand events are late.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    late: u64,
+    /// Over how many hours those are late.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=168))]
     late_hours: u64,
     /// Only contenders whose names contain this (may be repeated).
@@ -63,7 +66,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     let compactor = std::env::current_exe()?.with_file_name("tallylight-compactor");
     ensure!(compactor.exists(), "{} is not there (make build)", compactor.display());
     let engines = Engines::find(&arguments.python)?;
-    let traffic = Traffic::new(arguments.an_hour, arguments.targets, arguments.late_hours);
+    let traffic = Traffic::new(arguments.an_hour, arguments.targets, arguments.late, arguments.late_hours);
     std::fs::create_dir_all(&arguments.dir)?;
     let dir = arguments.dir.canonicalize()?;
     let data = Data::of(&traffic, arguments.events, &dir, &compactor, &engines)?;
@@ -128,6 +131,9 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
         data.log_bytes()? as f64 / arguments.events as f64
     );
     let table = report::print(&title, arguments.events, &rows);
+    let publishing = (0..rounds).map(|_| contender::publishing(&data, &out)).collect::<Result<Vec<f64>>>()?;
+    let publishing = publishing.into_iter().map(|seconds| seconds * 1e3);
+    println!("\nfrom the last event read until all can be seen: {} ms", spread(publishing));
     if let Some(path) = &arguments.json {
         std::fs::write(path, machine::report(&[table], rounds, 0.0)).with_context(|| path.display().to_string())?;
     }

@@ -1,8 +1,9 @@
-//! The compactor's roll-up without its event rows, which the program always writes: to be measured by itself, as what
-//! engines make of the events has no rows either.
+//! What `--once` does, step by step: to measure the roll-up by itself, since what engines make of the events has no rows
+//! either, and how long it takes until what was read can be seen.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use anyhow::Result;
 use tallylight_compactor::compaction::{Compaction, Config};
@@ -19,9 +20,12 @@ use super::data::NODE;
 pub struct Arguments {
     data: PathBuf,
     out: PathBuf,
+    /// With event rows, as the program always is.
+    #[arg(long)]
+    rows: bool,
 }
 
-/// Does what `--once` does.
+/// Says how many seconds the last step of publishing took: what is read last is seen then.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let config = Config {
         data: arguments.data.clone(),
@@ -33,14 +37,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         index_limits: Limits::default(),
         bounds: Bounds::default(),
         hour_bytes: 512 << 20,
-        rows: false,
+        rows: arguments.rows,
     };
     let mut compaction = Compaction::open(config)?;
     compaction.look()?;
     loop {
         let is_last = compaction.read(None, &AtomicBool::new(false))? == Progress::AtEnd;
+        let begun = Instant::now();
         compaction.publish(clock::now(), is_last)?;
         if is_last {
+            println!("{}", begun.elapsed().as_secs_f64());
             return Ok(());
         }
     }

@@ -14,8 +14,6 @@ const START: Millis = 1_795_392_000_000;
 const COPIES_PERCENT: u64 = 2;
 /// A copy follows its original within so many events.
 const COPIED_WITHIN: u64 = 50_000;
-/// Per mille of the events that arrive over a minute after they happened.
-const LATE_PER_MILLE: u64 = 9;
 /// How targets are chosen: the r-th most wanted one is wanted in proportion to r to the minus this.
 const SKEW: f64 = 1.15;
 const SITES: u64 = 200;
@@ -30,20 +28,22 @@ pub struct Traffic {
     pub an_hour: u64,
     /// Different targets, each with its event and site: as many groups an hour has at most.
     pub targets: u64,
-    /// Over how many hours before their arrival the late ones happened.
+    /// How many of a thousand arrive over a minute after they happened.
+    pub late: u64,
+    /// Over how many hours before their arrival those happened.
     pub late_hours: u64,
     agents: Vec<String>,
 }
 
 impl Traffic {
-    pub fn new(an_hour: u64, targets: u64, late_hours: u64) -> Self {
+    pub fn new(an_hour: u64, targets: u64, late: u64, late_hours: u64) -> Self {
         let agents = (0..300).map(agent).collect();
-        Self { an_hour, targets, late_hours, agents }
+        Self { an_hour, targets, late, late_hours, agents }
     }
 
     /// What decides the events, as a file's name.
     pub fn name(&self) -> String {
-        format!("{}-an-hour-{}-targets-{}-late", self.an_hour, self.targets, self.late_hours)
+        format!("{}-an-hour-{}-targets-{}-late-{}-hours", self.an_hour, self.targets, self.late, self.late_hours)
     }
 
     /// The n-th event.
@@ -55,7 +55,7 @@ impl Traffic {
             let age_ms = received_at - original.event_at();
             return Event { received_at, age_ms: u32::try_from(age_ms).unwrap_or(0), ..original };
         }
-        let is_late = random.below(1_000) < LATE_PER_MILLE;
+        let is_late = random.below(1_000) < self.late;
         let age = if is_late { 60_001 + random.below(self.late_hours * 3_600_000) } else { random.below(2_000) };
         let event_at = received_at - millis(age);
         let key = self.key(random);

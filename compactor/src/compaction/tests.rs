@@ -316,6 +316,30 @@ fn what_is_complete_changes_by_amendment_only_and_never_goes_back() {
 }
 
 #[test]
+fn rows_that_need_room_go_alone_but_not_for_ever() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    let bounds = Bounds { pending_bytes: 1, ..Bounds::default() };
+    let config = Config { bounds, ..config(folder.path()) };
+    let mut compaction = Compaction::open(config.clone()).unwrap();
+    let (events, hourly) = (Events::new(&config.out, "node-1"), Hourly::new(&config.out, "node-1", &config.by));
+    let hour = Hour::of(START);
+    for n in 1..=u64::from(MOST_STEPS) + 1 {
+        log.event(&event(n, 0));
+        log.commit();
+        compaction.look().unwrap();
+        compaction.read(None, &AtomicBool::new(false)).unwrap();
+        // the hour is open
+        compaction.publish(START + MINUTE, false).unwrap();
+        assert_eq!(rows(&events, hour).len() as u64, n);
+        let all = if n <= u64::from(MOST_STEPS) { 0 } else { n };
+        assert_eq!(compaction.commit().unwrap().snapshot.counts.events().counted, all);
+        assert_eq!(hourly.covered(hour).unwrap().is_some(), all > 0);
+    }
+    assert_eq!(totals(&config, hour).events, i64::from(MOST_STEPS) + 1);
+}
+
+#[test]
 fn complete_through_is_never_ahead_of_the_clock() {
     let folder = testlog::folder();
     let config = config(folder.path());

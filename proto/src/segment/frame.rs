@@ -38,8 +38,8 @@ pub struct Framing {
 pub(super) enum Check {
     /// A whole record.
     Whole { ordinal: u64, payload_len: usize },
-    /// It may be one, but this many bytes are needed to tell.
-    Needs(usize),
+    /// It may be one, but more bytes are needed to tell.
+    NeedsMore,
     /// None.
     Bad,
 }
@@ -79,7 +79,7 @@ impl Framing {
             return Check::Bad;
         }
         if bytes.len() < FRAME_LEN {
-            return Check::Needs(FRAME_LEN);
+            return Check::NeedsMore;
         }
         let length = u32::from_le_bytes(array(bytes, 0));
         let ordinal = u64::from_le_bytes(array(bytes, 8));
@@ -89,7 +89,7 @@ impl Framing {
             return Check::Bad;
         }
         let Some(framed) = bytes.get(..framed_len(payload_len)) else {
-            return Check::Needs(framed_len(payload_len));
+            return Check::NeedsMore;
         };
         if self.crc(offset, length, &framed[8..]) == u32::from_le_bytes(array(framed, 4)) {
             Check::Whole { ordinal, payload_len }

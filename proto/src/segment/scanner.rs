@@ -98,7 +98,7 @@ impl Scanner {
                         .is_none_or(|held| ordinal.checked_sub(next_ordinal).is_some_and(|skipped| skipped <= held))
             };
             match self.framing.check(bytes, offset, self.end - offset, plausible) {
-                Check::Needs(len) => self.fill(at, len, &mut read)?,
+                Check::NeedsMore => self.fill(at, &mut read)?,
                 Check::Bad => {
                     self.gap.get_or_insert(offset);
                     self.next.length = (offset + 8).min(self.end);
@@ -137,21 +137,15 @@ impl Scanner {
         Some(Gap { from: from.unwrap_or(self.end), to: self.end, records: missing })
     }
 
-    /// Makes the window hold `len` bytes from `at` on, or finds out that the file ends before.
-    fn fill<E>(
-        &mut self,
-        at: usize,
-        len: usize,
-        read: &mut impl FnMut(u64, &mut [u8]) -> Result<usize, E>,
-    ) -> Result<(), E> {
+    /// Reads a block behind what is left of the window from `at` on, or finds out that the file ends before.
+    fn fill<E>(&mut self, at: usize, read: &mut impl FnMut(u64, &mut [u8]) -> Result<usize, E>) -> Result<(), E> {
         self.window.resize(WINDOW_LEN, 0);
         // always to the same bytes of memory
         self.window.copy_within(at.min(self.filled)..self.filled, 0);
         self.filled = self.filled.saturating_sub(at);
         self.window_at += at as u64;
         let from = self.window_at + self.filled as u64;
-        let lacking = BLOCK_LEN.max(len.saturating_sub(self.filled)) as u64;
-        let want = usize::try_from(lacking.min(self.end - from)).expect("no more than the window");
+        let want = usize::try_from((BLOCK_LEN as u64).min(self.end - from)).expect("no more than a block");
         let got = read(from, &mut self.window[self.filled..self.filled + want])?;
         self.filled += got;
         if got < want {
