@@ -184,22 +184,24 @@ impl Hours {
     /// Publishes what is due: first events, then aggregates.
     pub fn publish(&mut self, due: Due) -> Result<(), HourError> {
         let all = due.all || self.is_full();
-        for state in &mut self.states {
-            if state.pending.first_position().is_some() && (all || state.is_gathered(due, self.bounds)) {
+        // asked once for both outputs: time goes on between them
+        let gathered: Vec<bool> = self.states.iter().map(|state| all || state.is_gathered(due, self.bounds)).collect();
+        for (state, is_gathered) in self.states.iter_mut().zip(&gathered) {
+            if state.pending.first_position().is_some() && *is_gathered {
                 state.events_covered = state.pending.end();
                 self.pending_bytes -= state.pending.bytes();
                 self.events.write(state.hour, std::mem::take(&mut state.pending))?;
             }
         }
-        for state in &mut self.states {
-            if state.dirty_from.is_some() && (all || state.is_open(due) || state.is_gathered(due, self.bounds)) {
+        for (state, is_gathered) in self.states.iter_mut().zip(&gathered) {
+            if state.dirty_from.is_some() && (*is_gathered || state.is_open(due)) {
                 state.complete(&self.hourly, self.most_bytes)?;
                 self.hourly.write(state.hour, &state.groups, state.grouped)?;
                 self.published.insert(state.hour, state.grouped);
                 state.dirty_from = None;
                 if !state.is_open(due) {
-                    // not needed again; the next hour's may be large
-                    (state.groups, state.whole) = (Groups::default(), false);
+                    // it is forgotten below; the next hour's may be large
+                    state.groups = Groups::default();
                 }
             }
             if state.unpublished_from().is_none() {

@@ -106,10 +106,11 @@ impl Parts {
     /// Recovers what is there, and stands ready to go on.
     fn of(options: &Options) -> Result<Self, LogError> {
         let folder = options.data.join(layout::LOG);
-        storage::create_folder(&folder.join(layout::SPARE))?;
-        // whoever made them may have been killed before their names were on disk
-        storage::sync_folder(&options.data)?;
-        storage::sync_folder(&folder)?;
+        let spares = folder.join(layout::SPARE);
+        storage::create_folder(&spares)?;
+        // whoever made or moved what is in them may have been killed before its name was on disk
+        storage::sync_name(&options.data)?;
+        [&options.data, &folder, &spares].into_iter().try_for_each(|folder| storage::sync_folder(folder))?;
         let recovered = recovery::recover(&folder)?;
         let status = Arc::new(Status::new(&recovered));
         let (queue, batches) = bounded(QUEUE_LEN);

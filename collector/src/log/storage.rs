@@ -63,6 +63,19 @@ pub fn sync_folder(path: &Path) -> Result<()> {
     at("sync the folder", path, disk::sync_folder(path))
 }
 
+/// Makes a folder's own name survive a power cut. A folder above it that this process may not open, or that cannot be
+/// written to, is not one in which an earlier life has made it.
+pub fn sync_name(folder: &Path) -> Result<()> {
+    match sync_folder(folder.parent().unwrap_or(folder)) {
+        Err(StorageError { source, .. })
+            if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
+        {
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
 /// Takes a lock that lasts as long as the file is open (`flock(2)`); nothing if another process holds it.
 pub fn lock(path: &Path) -> Result<Option<File>> {
     let file = at("open", path, File::open(path, Mode::Create))?;

@@ -635,6 +635,20 @@ fn a_kill_takes_nothing_for_lost_that_came_and_left_no_record() {
 }
 
 #[test]
+fn a_segment_whose_full_ledger_is_damaged_does_not_say_how_sources_stand() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send_datagrams(&log, 1..=3);
+    send_three_segments(&log, data.path());
+    log.finish();
+    // its closing one tells of changes only
+    flip(segments(data.path()).last().expect("segments"), |_| HEADER_LEN as u64 + 40);
+    let (log, recovered) = start(data.path());
+    log.finish();
+    assert_eq!(figures(&recovered).0.received, 3);
+}
+
+#[test]
 fn a_datagram_that_a_kill_cut_in_two_did_not_come() {
     let data = tempfile::tempdir().expect("a folder");
     let (log, _) = start(data.path());
