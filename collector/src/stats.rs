@@ -4,8 +4,9 @@
 //! cache line that nobody else writes. Whoever shows them adds the workers up.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tallylight_proto::Front;
 use tallylight_service::recorder::SECONDS_BUCKETS;
 
 /// One slot for each bucket, and one for what is above them all.
@@ -77,6 +78,17 @@ pub struct WorkerStats {
     pub evicted: Tally,
     /// Times that datagrams could not be received.
     pub udp_receive_errors: Tally,
+}
+
+impl WorkerStats {
+    /// Counts an answer of this class (the first digit of its code) to a request that came at this time.
+    pub fn answered(&self, front: Front, came: Instant, class: u16) {
+        let timing = if front == Front::Http1 { &self.http1 } else { &self.http2 };
+        timing.record(came.elapsed());
+        if let Some(answers) = self.answers.get(usize::from(class).wrapping_sub(2)) {
+            answers.add(1);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! The rule kept here: workers share nothing that a request touches but the channel to the log. When the loop
 //! has nothing left to do, what the door gathered is sent.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use socket2::SockRef;
 use tallylight_proto::keys::Keys;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -28,7 +28,6 @@ use crate::log::{Appender, Status};
 use crate::phase::{Phase, Watch};
 use crate::sites::Sites;
 use crate::stats::WorkerStats;
-use crate::turnstile::Turnstile;
 use crate::udp::{Admission, Receiver, UdpFront};
 use crate::watched::Watched;
 
@@ -109,18 +108,10 @@ impl Worker {
         runtime.block_on(async {
             // connections watch a phase of their worker's own: no lock that workers share
             let (set_phase, phase) = watch::channel(Phase::Serving);
-            let shared = Rc::new(Shared {
-                options: self.options,
-                redirect_keys: Watched::new(self.redirect_keys),
-                rate_limit: self.rate_limit,
-                turnstile: Rc::new(Turnstile::default()),
-                leaving: Rc::new(Turnstile::default()),
-                door: Rc::clone(&door),
-                stats: self.stats,
-                phase: Watch::new(phase),
-                accepting: Cell::new(self.listeners.len() + self.udp.len()),
-                ended: Notify::new(),
-            });
+            let sockets = self.listeners.len() + self.udp.len();
+            let mut shared = Shared::new(self.options, Rc::clone(&door), self.stats, Watch::new(phase), sockets);
+            (shared.redirect_keys, shared.rate_limit) = (Watched::new(self.redirect_keys), self.rate_limit);
+            let shared = Rc::new(shared);
             for (turnstile, at_most) in [(&shared.turnstile, PIECES_A_LOOK), (&shared.leaving, 1)] {
                 let turnstile = Rc::clone(turnstile);
                 spawn_local(async move { turnstile.run(at_most).await });
@@ -319,8 +310,6 @@ impl Drop for Open {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Peers;
-    use crate::settings::IpMode;
 
     #[test]
     fn one_connection_is_accepted_between_two_looks_at_the_sockets_however_many_wait() {
@@ -329,27 +318,9 @@ mod tests {
         runtime.block_on(async {
             let (appender, _batches) = Appender::to_nobody(1);
             let (_sites, sites) = watch::channel(Arc::default());
-            let (_keys, redirect_keys) = watch::channel(Arc::default());
             let (_phase, phase) = watch::channel(Phase::Serving);
-            let shared = Rc::new(Shared {
-                options: Options {
-                    peers: Peers::new(Vec::new(), IpMode::Keep),
-                    demo: false,
-                    max_header: 0,
-                    max_body: 0,
-                    idle_timeout: Duration::from_secs(60),
-                    body_timeout: Duration::from_secs(60),
-                },
-                redirect_keys: Watched::new(redirect_keys),
-                rate_limit: None,
-                turnstile: Rc::default(),
-                leaving: Rc::default(),
-                door: Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)),
-                stats: Arc::default(),
-                phase: Watch::new(phase),
-                accepting: Cell::new(1),
-                ended: Notify::new(),
-            });
+            let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
+            let shared = Rc::new(Shared::new(Options::for_tests(), door, Arc::default(), Watch::new(phase), 1));
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let addr = listener.local_addr().unwrap();
             let _waiting: Vec<_> = (0..WAITING).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();

@@ -26,13 +26,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::replay::{AtOnce, Replay, Turn};
-use super::{Caller, Shared, answer};
+use super::{Caller, Shared, answer, whole};
 use crate::limits::Membership;
 
 /// How an HTTP/2 connection begins (RFC 9113, 3.4). No request line of HTTP/1 begins with these three.
 const PREFACE: &[u8] = b"PRI";
-/// What is read at first: most requests whole.
-const FIRST_READ: usize = 2048;
 /// Requests at a time on one HTTP/2 connection: what RFC 9113, 6.5.2, wants at least.
 const STREAMS: u32 = 100;
 /// Streams that a peer may open and reset before they are looked at (CVE-2023-44487): fewer than one read may have.
@@ -56,19 +54,28 @@ pub async fn serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr, memb
 
 async fn try_serve(
     shared: Rc<Shared>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     membership: Rc<Membership>,
 ) -> Result<(), hyper::Error> {
-    let Ok(Some((is_http2, seen))) = sniff(&shared, &stream).await else {
+    let Ok(Some((is_http2, mut seen))) = sniff(&shared, &stream).await else {
         // before it is dropped
         shared.leaving.pass().await;
         return Ok(());
     };
+    let caller = Caller { address: peer.ip(), membership };
+    if !is_http2 {
+        match whole::serve(&shared, &mut stream, seen, &caller).await {
+            Some(rest) => seen = rest,
+            None => {
+                shared.leaving.pass().await;
+                return Ok(());
+            }
+        }
+    }
     let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile), Rc::clone(&shared.leaving)));
     let at_once = if is_http2 { AtOnce::FEW } else { AtOnce::ALL };
     let io = TokioIo::new(Replay::new(seen, stream, Rc::clone(&turn), at_once));
-    let caller = Caller { address: peer.ip(), membership };
     if is_http2 { serve_http2(shared, io, caller, turn).await } else { serve_http1(shared, io, caller, turn).await }
 }
 
@@ -94,12 +101,18 @@ async fn sniff(shared: &Shared, stream: &TcpStream) -> io::Result<Option<(bool, 
             }
         }
         // no memory for those who say nothing
-        seen.reserve(FIRST_READ);
-        match stream.try_read_buf(&mut seen) {
+        let mut buffer = shared.buffer.borrow_mut();
+        match stream.try_read(&mut buffer) {
             Ok(0) => return Ok(None),
-            Ok(_) if seen.starts_with(PREFACE) => return Ok(Some((true, seen.freeze()))),
-            Ok(_) if !PREFACE.starts_with(&seen) => return Ok(Some((false, seen.freeze()))),
-            Ok(_) => {}
+            Ok(len) => {
+                seen.extend_from_slice(&buffer[..len]);
+                if seen.starts_with(PREFACE) {
+                    return Ok(Some((true, seen.freeze())));
+                }
+                if !PREFACE.starts_with(&seen) {
+                    return Ok(Some((false, seen.freeze())));
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }

@@ -110,7 +110,7 @@ impl Parts {
         storage::create_folder(&spares)?;
         // whoever made or moved what is in them may have been killed before its name was on disk
         storage::sync_name(&options.data)?;
-        [&options.data, &folder, &spares].into_iter().try_for_each(|folder| storage::sync_folder(folder))?;
+        [&options.data, &spares].into_iter().try_for_each(|folder| storage::sync_folder(folder))?;
         let recovered = recovery::recover(&folder)?;
         let status = Arc::new(Status::new(&recovered));
         let (queue, batches) = bounded(QUEUE_LEN);

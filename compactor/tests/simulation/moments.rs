@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use tallylight_collector::log::by_turns::Thread;
-use tallylight_host::simulated::{Faults, Journal, World};
+use tallylight_host::simulated::{Death, Fate, Faults, Journal, World};
 use tallylight_proto::layout;
 use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::{Found, Framing, HEADER_LEN, HeaderPage, Mark, Scanner};
@@ -34,6 +34,14 @@ fn events_on_platter(world: &World) -> u64 {
     events
 }
 
+/// A collector that is ready to write.
+fn start(plan: &Plan) -> Rc<Collector> {
+    let collector = Rc::new(Collector::start(plan).expect("a sound disk"));
+    assert!(collector.log.turn(Thread::Supply, 0).expect("a sound disk"));
+    collector.log.begin().expect("a sound disk");
+    collector
+}
+
 /// So many more events, in the log.
 fn log_events(collector: &Collector, count: u64) {
     let appender = collector.log.appender();
@@ -51,9 +59,7 @@ fn what_a_failed_sync_has_forgotten_is_not_published() {
         let world = World::new(seed, plan.machine.clone());
         let _here = world.enter();
         let ended = world.run(COLLECTOR, || {
-            let collector = Rc::new(Collector::start(&plan).expect("a sound disk"));
-            assert!(collector.log.turn(Thread::Supply, 0).expect("a sound disk"));
-            collector.log.begin().expect("a sound disk");
+            let collector = start(&plan);
             log_events(&collector, 10);
             world.advance(plan.sync_interval);
             assert!(collector.log.turn(Thread::Syncer, 0).expect("a sound disk"));
@@ -72,4 +78,24 @@ fn what_a_failed_sync_has_forgotten_is_not_published() {
         forgotten += u64::from(published < 90);
     }
     assert!(forgotten > 5, "in {forgotten} of 20 lives only a page is forgotten");
+}
+
+#[test]
+fn a_data_folder_is_on_disk_though_whoever_made_it_was_killed_before_it_was() {
+    for call in 1..20 {
+        let plan = Plan::short(Journal::Loose);
+        let world = World::new(1, plan.machine.clone());
+        let _here = world.enter();
+        world.set_fate(Some((call, Fate::Kill)));
+        assert_eq!(world.run(COLLECTOR, || drop(start(&plan))), Err(Death::Killed(COLLECTOR)));
+        world.revive(COLLECTOR);
+        let ended = world.run(COLLECTOR, || {
+            let collector = start(&plan);
+            log_events(&collector, 10);
+            world.advance(plan.sync_interval);
+            collector.log.turn(Thread::Syncer, 0)
+        });
+        assert!(ended.expect("nobody kills it").expect("a sound disk"));
+        assert_eq!(events_on_platter(&world), 10, "killed at call {call}");
+    }
 }

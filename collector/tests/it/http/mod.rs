@@ -12,6 +12,7 @@ mod redirect;
 mod script;
 mod sign_link;
 mod visitors;
+mod whole;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
