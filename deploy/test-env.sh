@@ -10,12 +10,14 @@ env_dir=${TALLYLIGHT_TEST_ENV:-$PWD/.test-env}
 case "${1:-}" in "" | webkit) ;; *) echo "test-env: not known: $1" >&2; exit 2 ;; esac
 
 # readers that share no code with what they read
-python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0)
+python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0 polars==2.1.0 pandas==3.1.1 chdb==4.4.0 pyspark==4.3.0)
 # puppeteer-core: the browser tests, by its last version that runs in Debian's nodejs; uglify-js: the client as pages have it
 npm_packages=(puppeteer-core@24.43.1 uglify-js@3.19.3)
 # chromium, firefox-esr: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units;
-# php: the sender in deploy/senders; openssl: the example of proto/LINKS.md; libfaketime: clocks that jump; e2fsprogs: disks that fill up
-debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-cli php-apcu openssl libfaketime e2fsprogs)
+# php: the sender in deploy/senders; openssl: the example of proto/LINKS.md; libfaketime: clocks that jump; e2fsprogs: disks that fill up;
+# default-jre-headless: Spark
+debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-cli php-apcu openssl libfaketime e2fsprogs
+    default-jre-headless)
 command -v node >/dev/null && command -v npm >/dev/null || debian_packages+=(nodejs npm)
 # its MiniBrowser needs a display
 if [ "${1:-}" = webkit ]; then debian_packages+=(webkit2gtk-driver xvfb); fi
@@ -57,7 +59,7 @@ if [ "$(cat "$env_dir/venv/stamp" 2>/dev/null)" != "${python_packages[*]}" ]; th
     echo "test-env: installing from PyPI: ${python_packages[*]}"
     rm -rf "$env_dir/venv"
     /usr/bin/python3 -m venv "$env_dir/venv"
-    "$env_dir/venv/bin/pip" install --quiet --disable-pip-version-check "${python_packages[@]}"
+    "$env_dir/venv/bin/pip" install --quiet --disable-pip-version-check --use-pep517 "${python_packages[@]}"
     echo "${python_packages[*]}" >"$env_dir/venv/stamp"
 fi
 if [ "$(cat "$env_dir/node_modules/stamp" 2>/dev/null)" != "${npm_packages[*]}" ]; then

@@ -6,6 +6,7 @@
 #[path = "../../../collector/tests/harness/mod.rs"]
 mod harness;
 
+mod batch;
 mod browsers;
 mod client;
 mod crowd;
