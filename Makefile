@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation fmt lint bench-log bench-http bench-udp \
+.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation fmt lint bench-log bench-http bench-counters bench-udp \
 	bench-hostile fuzz clean
 .DEFAULT_GOAL := help
 
@@ -67,6 +67,10 @@ bench-http: ## beacons over HTTP, beside nginx with a buffered log
 	@benches/install-peers.sh
 	cargo build --release -p tallylight-collector
 	cargo run --release -p tallylight-benches -- http --json target/bench-http.json
+
+bench-counters: test-env ## records what a request costs in instructions, allocations and system calls
+	cargo build --release -p tallylight-collector
+	cargo run --release -p tallylight-benches -- counters --record benches/counters.json
 
 bench-udp: ## taking datagrams, beside rsyslog, syslog-ng and a bare loop
 	@benches/install-peers.sh

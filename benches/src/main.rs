@@ -5,6 +5,7 @@
 
 mod beacons;
 mod compare;
+mod counters;
 mod hostile;
 mod http;
 mod log;
@@ -33,6 +34,8 @@ enum What {
     Udp(udp::Arguments),
     /// Beacons over HTTP, beside nginx.
     Http(http::Arguments),
+    /// Instructions, allocations and system calls of a request, exactly.
+    Counters(counters::Arguments),
     /// Honest clients' latency while the collector is attacked, beside their quiet one.
     Hostile(hostile::Arguments),
     /// The bare loop, which `udp` starts.
@@ -46,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         What::Log(log) => log::run(&log, arguments.rounds),
         What::Udp(udp) => udp::run(&udp, arguments.rounds),
         What::Http(http) => http::run(&http, arguments.rounds),
+        What::Counters(counters) => counters::run(&counters),
         What::Hostile(hostile) => hostile::run(&hostile, arguments.rounds),
         What::UdpReceiver(receiver) => udp::receive(&receiver),
     }
