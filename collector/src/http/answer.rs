@@ -36,6 +36,17 @@ static OF_AN_ORIGIN: [(HeaderName, HeaderValue); 2] = [
 const PIXEL: &[u8; 43] =
     b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0\x21\xF9\x04\x01\0\0\0\0\x2C\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0\x3B";
 
+/// What an answer is sent with.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// The body stays here.
+    pub is_head: bool,
+    /// The connection ends with it.
+    pub is_last: bool,
+    /// The time, as HTTP writes it.
+    pub date: &'a str,
+}
+
 /// What is answered to one request.
 #[derive(Debug)]
 pub struct Answer {
@@ -183,9 +194,9 @@ impl Answer {
         response
     }
 
-    /// The same as it stands on a connection of HTTP/1.1 that stays open, added to `out`: of an answer to a beacon, which says
-    /// nothing twice. An origin that is no header value is none.
-    pub fn write_http1(&self, origin: Option<&[u8]>, is_head: bool, date: &str, out: &mut Vec<u8>) {
+    /// The same as it stands on a connection of HTTP/1.1, added to `out`: of an answer to a beacon, which says nothing twice. An
+    /// origin that is no header value is none.
+    pub fn write_http1(&self, origin: Option<&[u8]>, sent: Sent<'_>, out: &mut Vec<u8>) {
         let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
         let reason = self.status.canonical_reason().unwrap_or_default();
         for part in ["HTTP/1.1 ", self.status.as_str(), " ", reason, "\r\n"] {
@@ -197,9 +208,12 @@ impl Answer {
         if self.status != StatusCode::NO_CONTENT {
             put("content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
         }
-        put("date", date.as_bytes());
+        put("date", sent.date.as_bytes());
+        if sent.is_last {
+            put("connection", b"close");
+        }
         out.extend_from_slice(b"\r\n");
-        if !is_head {
+        if !sent.is_head {
             out.extend_from_slice(&self.body);
         }
     }

@@ -21,6 +21,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::RecvFlags;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -41,8 +42,8 @@ const ERROR_RESETS: usize = 128;
 const UNTAKEN: usize = 16;
 /// Answers are small.
 const SEND_BUFFER: usize = 16 * 1024;
-/// How long a connection that has said nothing yet may take to do so while the collector stops.
-const LATE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a connection may take to say something while the collector stops: what it says may be under way.
+pub(super) const LATE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long an idle HTTP/2 connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -67,10 +68,7 @@ async fn try_serve(
     if !is_http2 {
         match whole::serve(&shared, &mut stream, seen, &caller).await {
             Some(rest) => seen = rest,
-            None => {
-                shared.leaving.pass().await;
-                return Ok(());
-            }
+            None => return Ok(()),
         }
     }
     let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile), Rc::clone(&shared.leaving)));
@@ -86,26 +84,14 @@ async fn sniff(shared: &Shared, stream: &TcpStream) -> io::Result<Option<(bool, 
     let mut is_late = !phase.is_serving();
     let mut deadline = Instant::now() + if is_late { LATE_PATIENCE } else { shared.options.idle_timeout };
     let mut seen = BytesMut::new();
+    // what most connections are opened for is there already, and need not be waited for
+    let mut read = read_at_once(stream, &mut shared.buffer.borrow_mut());
     loop {
-        tokio::select! {
-            biased;
-            ready = timeout_at(deadline, stream.readable()) => match ready {
-                Ok(ready) => ready?,
-                Err(_) => return Ok(None),
-            },
-            // what it is about to say may be under way
-            () = phase.is_draining_now(), if !is_late => {
-                is_late = true;
-                deadline = deadline.min(Instant::now() + LATE_PATIENCE);
-                continue;
-            }
-        }
-        // no memory for those who say nothing
-        let mut buffer = shared.buffer.borrow_mut();
-        match stream.try_read(&mut buffer) {
+        match read {
             Ok(0) => return Ok(None),
             Ok(len) => {
-                seen.extend_from_slice(&buffer[..len]);
+                // no memory for those who say nothing
+                seen.extend_from_slice(&shared.buffer.borrow()[..len]);
                 if seen.starts_with(PREFACE) {
                     return Ok(Some((true, seen.freeze())));
                 }
@@ -116,7 +102,26 @@ async fn sniff(shared: &Shared, stream: &TcpStream) -> io::Result<Option<(bool, 
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
+        tokio::select! {
+            biased;
+            ready = timeout_at(deadline, stream.readable()) => match ready {
+                Ok(ready) => ready?,
+                Err(_) => return Ok(None),
+            },
+            // what it is about to say may be under way
+            () = phase.is_draining_now(), if !is_late => {
+                is_late = true;
+                deadline = deadline.min(Instant::now() + LATE_PATIENCE);
+            }
+        }
+        read = stream.try_read(&mut shared.buffer.borrow_mut());
     }
+}
+
+/// Reads without asking whether there is something to read, which takes a look at all sockets.
+fn read_at_once(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let (read, _) = rustix::net::recv(stream, buffer, RecvFlags::DONTWAIT)?;
+    Ok(read)
 }
 
 type Io = TokioIo<Replay<TcpStream>>;

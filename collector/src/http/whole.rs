@@ -1,8 +1,8 @@
 //! Beacons that come as nearly all do: one whole request of HTTP/1.1 in one read.
 //!
 //! The rule kept here: **what is answered here is answered as it would be over hyper, and whatever is out of the ordinary goes
-//! there**, with all that was read: half a request or more than one, another path, a body in chunks, a header that changes how long
-//! the connection lasts, the collector's end. The connection then stays with hyper. What is here is read by hyper's own parser and
+//! there**, with all that was read: half a request or more than one, another path, a body in chunks, the collector's end. The
+//! connection then stays with hyper. What is here is read by hyper's own parser and
 //! judged and answered by the same code; what is saved is a map of each head, twice, which is most of what a beacon costs.
 //!
 //! An idle connection holds no memory but its own: what is read is read into a buffer of the worker's.
@@ -12,7 +12,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Method;
@@ -20,9 +20,10 @@ use http_body_util::Full;
 use tallylight_proto::Front;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::answer::Answer;
+use super::answer::{Answer, Sent};
+use super::connection::LATE_PATIENCE;
 use super::{Caller, Head, Shared, beacon, gate, get};
 
 /// What is read at a time: most requests whole. One that fills it is not.
@@ -34,84 +35,82 @@ const PATHS: [&str; 2] = ["/api/beacon", "/pixel.gif"];
 
 /// Serves a connection of which `next` was read, until it has ended, or hyper is to go on with what is given back.
 pub(super) async fn serve(shared: &Shared, stream: &mut TcpStream, mut next: Bytes, caller: &Caller) -> Option<Bytes> {
-    if !shared.phase.is_serving() {
-        return Some(next);
-    }
     let mut draining = pin!(shared.phase.is_draining_now());
     let mut idle = pin!(sleep(shared.options.idle_timeout));
+    let mut is_late = false;
     loop {
         let began = Instant::now();
-        if !answer(shared, stream, &next, caller, began).await? {
-            return Some(next);
+        match answer(shared, stream, &next, caller, began).await {
+            Done::Elsewhere => return Some(next),
+            Done::ForGood => return None,
+            Done::GoesOn => drop(next),
         }
-        drop(next);
-        next = match read(shared, stream, draining.as_mut(), idle.as_mut(), began).await {
-            Read::Some(bytes) => bytes,
-            Read::Draining => return Some(Bytes::new()),
-            Read::End => return None,
+        let read = poll_fn(|cx| {
+            if let Poll::Ready(read) = poll_read(shared, stream, cx) {
+                return Poll::Ready(read);
+            }
+            if !is_late && draining.as_mut().poll(cx).is_ready() {
+                // what it is about to say may be under way
+                is_late = true;
+                idle.as_mut().reset(Instant::now() + LATE_PATIENCE);
+            }
+            // set anew when it is over, not at each request
+            while idle.as_mut().poll(cx).is_ready() {
+                let deadline = began + shared.options.idle_timeout;
+                if is_late || deadline <= Instant::now() {
+                    return Poll::Ready(None);
+                }
+                idle.as_mut().reset(deadline);
+            }
+            Poll::Pending
+        })
+        .await;
+        let Some(bytes) = read else {
+            // thousands may end at once
+            shared.leaving.pass().await;
+            return None;
         };
+        next = bytes;
     }
 }
 
-/// What comes next on a connection.
-enum Read {
-    Some(Bytes),
-    Draining,
-    End,
+/// The next bytes; none at the end.
+fn poll_read(shared: &Shared, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    let mut buffer = shared.buffer.borrow_mut();
+    let mut buffer = ReadBuf::new(&mut buffer[..]);
+    let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
+    let is_end = read.is_err() || buffer.filled().is_empty();
+    Poll::Ready((!is_end).then(|| Bytes::copy_from_slice(buffer.filled())))
 }
 
-async fn read(
-    shared: &Shared,
-    stream: &mut TcpStream,
-    mut draining: Pin<&mut impl Future<Output = ()>>,
-    mut idle: Pin<&mut Sleep>,
-    since: Instant,
-) -> Read {
-    poll_fn(|cx| {
-        let mut buffer = shared.buffer.borrow_mut();
-        let mut buffer = ReadBuf::new(&mut buffer[..]);
-        if let Poll::Ready(read) = Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
-            let is_end = read.is_err() || buffer.filled().is_empty();
-            return Poll::Ready(if is_end { Read::End } else { Read::Some(Bytes::copy_from_slice(buffer.filled())) });
-        }
-        if draining.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Read::Draining);
-        }
-        // set anew when it is over, not at each request
-        while idle.as_mut().poll(cx).is_ready() {
-            let deadline = since + shared.options.idle_timeout;
-            if deadline <= Instant::now() {
-                return Poll::Ready(Read::End);
-            }
-            idle.as_mut().reset(deadline);
-        }
-        Poll::Pending
-    })
-    .await
+/// What became of a request.
+enum Done {
+    /// It is hyper's.
+    Elsewhere,
+    /// It is answered, and another one may come.
+    GoesOn,
+    /// It was the last one on its connection.
+    ForGood,
 }
 
-/// Answers a request, if that can be done here. None: its peer takes no answer.
-async fn answer(
-    shared: &Shared,
-    stream: &mut TcpStream,
-    bytes: &Bytes,
-    caller: &Caller,
-    began: Instant,
-) -> Option<bool> {
-    let left = match begin(shared, stream, bytes, caller, began) {
-        Begun::Elsewhere => return Some(false),
-        Begun::Answered(left) => left,
-        Begun::WithBody(head, body) => {
-            let mut body = Full::new(body);
-            let answer = beacon(shared, caller.address, &head, &mut body, began + shared.options.body_timeout).await;
-            send(shared, stream, &answer, &head, began)
+/// Answers a request, if that can be done here.
+async fn answer(shared: &Shared, stream: &mut TcpStream, bytes: &Bytes, caller: &Caller, began: Instant) -> Done {
+    let (left, is_last) = match begin(shared, stream, bytes, caller, began) {
+        Begun::Elsewhere => return Done::Elsewhere,
+        Begun::Answered { left, is_last } => (left, is_last),
+        Begun::WithBody(request) => {
+            let Request { head, body, is_last } = &*request;
+            let mut body = Full::new(bytes.slice_ref(body));
+            let answer = beacon(shared, caller.address, head, &mut body, began + shared.options.body_timeout).await;
+            (send(shared, stream, &answer, head, *is_last, began), *is_last)
         }
     };
-    let left = left.ok()?;
-    if !left.is_empty() {
-        timeout(shared.options.idle_timeout, stream.write_all(&left)).await.ok()?.ok()?;
-    }
-    Some(true)
+    let is_taken = match left {
+        Ok(left) if left.is_empty() => true,
+        Ok(left) => matches!(timeout(shared.options.idle_timeout, stream.write_all(&left)).await, Ok(Ok(()))),
+        Err(_) => false,
+    };
+    if is_last || !is_taken { Done::ForGood } else { Done::GoesOn }
 }
 
 /// What came of a request at once.
@@ -119,32 +118,43 @@ enum Begun<'a> {
     /// It is not for here.
     Elsewhere,
     /// It is answered, but for these bytes that the peer has yet to make room for.
-    Answered(io::Result<Vec<u8>>),
+    Answered { left: io::Result<Vec<u8>>, is_last: bool },
     /// Its body is to be looked at, for which the log may have to be waited for. Boxed, since few requests have one, and
     /// what waits takes memory for all.
-    WithBody(Box<Head<'a>>, Bytes),
+    WithBody(Box<Request<'a>>),
 }
 
 fn begin<'a>(shared: &Shared, stream: &TcpStream, bytes: &'a Bytes, caller: &Caller, began: Instant) -> Begun<'a> {
-    let Some((head, body)) = parse(bytes) else { return Begun::Elsewhere };
+    let Some(mut request) = Request::parse(bytes) else { return Begun::Elsewhere };
+    // a peer that knows sends nothing more into a connection that ends
+    request.is_last |= !shared.phase.is_serving();
+    let Request { head, is_last, .. } = &request;
     caller.membership.speaks(began.into_std());
-    let answer = match gate(shared, caller.address, &head) {
+    let answer = match gate(shared, caller.address, head) {
         ControlFlow::Break(answer) => answer,
-        ControlFlow::Continue(_) if head.is_get() => get(shared, caller.address, &head),
-        ControlFlow::Continue(_) => return Begun::WithBody(Box::new(head), bytes.slice_ref(body)),
+        ControlFlow::Continue(_) if head.is_get() => get(shared, caller.address, head),
+        ControlFlow::Continue(_) => return Begun::WithBody(Box::new(request)),
     };
-    Begun::Answered(send(shared, stream, &answer, &head, began))
+    Begun::Answered { left: send(shared, stream, &answer, head, *is_last, began), is_last: *is_last }
 }
 
 /// Sends an answer, and gives back what there is no room for yet, which is seldom anything.
-fn send(shared: &Shared, stream: &TcpStream, answer: &Answer, head: &Head<'_>, began: Instant) -> io::Result<Vec<u8>> {
+fn send(
+    shared: &Shared,
+    stream: &TcpStream,
+    answer: &Answer,
+    head: &Head<'_>,
+    is_last: bool,
+    began: Instant,
+) -> io::Result<Vec<u8>> {
     shared.stats.answered(Front::Http1, began.into_std(), answer.class());
     if answer.class() != 2 {
         // what is taken sees to that itself; a thread that only refuses may never park
         shared.door.flush_if_due();
     }
     let mut out = shared.answers.take();
-    answer.write_http1(head.heard.origin, head.method == Method::HEAD, &shared.date.at(began.into_std()), &mut out);
+    let sent_with = Sent { is_head: head.method == Method::HEAD, is_last, date: &shared.date.at(began.into_std()) };
+    answer.write_http1(head.heard.origin, sent_with, &mut out);
     let sent = match stream.try_write(&out) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         sent => sent?,
@@ -157,30 +167,41 @@ fn send(shared: &Shared, stream: &TcpStream, answer: &Answer, head: &Head<'_>, b
     Ok(Vec::new())
 }
 
-/// The head and the body of a request for a beacon, if these bytes are one, as it is in most of them.
-fn parse(bytes: &[u8]) -> Option<(Head<'_>, &[u8])> {
-    let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
-    let mut request = httparse::Request::new(&mut []);
-    let Ok(httparse::Status::Complete(len)) = request.parse_with_uninit_headers(bytes, &mut headers) else {
-        return None;
-    };
-    let method = match request.method? {
-        "GET" => Method::GET,
-        "POST" => Method::POST,
-        "HEAD" => Method::HEAD,
-        _ => return None,
-    };
-    let uri = request.path.filter(|uri| request.version == Some(1) && is_plain(uri))?;
-    let (path, rest) = PATHS.iter().find_map(|path| Some((*path, uri.strip_prefix(path)?)))?;
-    let query = if rest.is_empty() { rest } else { rest.strip_prefix('?')? };
-    let mut framing = Framing::default();
-    let headers = request.headers.iter().map(|header| (header.name, header.value));
-    let heard = headers.inspect(|(name, value)| framing.hear(name, value)).collect();
-    let body = &bytes[len..];
-    if framing.body_len(&method)? != body.len() {
-        return None;
+/// A request for a beacon.
+struct Request<'a> {
+    head: Head<'a>,
+    body: &'a [u8],
+    /// The connection ends with it.
+    is_last: bool,
+}
+
+impl<'a> Request<'a> {
+    /// None if these bytes are not one, whole and alone, as it is in most of them.
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
+        let mut request = httparse::Request::new(&mut []);
+        let Ok(httparse::Status::Complete(len)) = request.parse_with_uninit_headers(bytes, &mut headers) else {
+            return None;
+        };
+        let method = match request.method? {
+            "GET" => Method::GET,
+            "POST" => Method::POST,
+            "HEAD" => Method::HEAD,
+            _ => return None,
+        };
+        let uri = request.path.filter(|uri| request.version == Some(1) && is_plain(uri))?;
+        let (path, rest) = PATHS.iter().find_map(|path| Some((*path, uri.strip_prefix(path)?)))?;
+        let query = if rest.is_empty() { rest } else { rest.strip_prefix('?')? };
+        let mut framing = Framing::default();
+        let headers = request.headers.iter().map(|header| (header.name, header.value));
+        let heard = headers.inspect(|(name, value)| framing.hear(name, value)).collect();
+        let body = &bytes[len..];
+        if framing.body_len(&method)? != body.len() {
+            return None;
+        }
+        let head = Head { method, path, query, front: Front::Http1, uri_len: uri.len(), heard };
+        Some(Self { head, body, is_last: framing.is_last })
     }
-    Some((Head { method, path, query, front: Front::Http1, uri_len: uri.len(), heard }, body))
 }
 
 /// What stands in a query as browsers write it, and means the same to every reader of URIs.
@@ -194,6 +215,7 @@ fn is_plain(uri: &str) -> bool {
 #[derive(Default)]
 struct Framing {
     content_length: Option<usize>,
+    is_last: bool,
     is_odd: bool,
 }
 
@@ -203,7 +225,10 @@ impl Framing {
         self.is_odd |= match name.len() {
             6 => is("expect"),
             7 => is("upgrade") || is("trailer"),
-            10 => is("connection") && !value.eq_ignore_ascii_case(b"keep-alive"),
+            10 if is("connection") => {
+                self.is_last |= value.eq_ignore_ascii_case(b"close");
+                !self.is_last && !value.eq_ignore_ascii_case(b"keep-alive")
+            }
             14 if is("content-length") => {
                 let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
                 let len = str::from_utf8(value).ok().filter(|_| is_number).and_then(|digits| digits.parse().ok());
@@ -231,22 +256,24 @@ mod tests {
 
     #[test]
     fn a_browsers_beacons_are_answered_here() {
-        let (head, body) = parse(CHROME.as_bytes()).unwrap();
+        let Request { head, body, is_last } = Request::parse(CHROME.as_bytes()).unwrap();
+        assert!(!is_last);
         assert_eq!((head.method, body), (Method::GET, &[][..]));
         assert_eq!(head.query, "site=shop.example&event=click&target=https%3A%2F%2Fshop.example");
         assert_eq!(head.heard.user_agent, Some(&b"Mozilla/5.0"[..]));
         let post = b"POST /api/beacon?ack=synced HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\nevent=buy";
-        let (head, body) = parse(post).unwrap();
+        let Request { head, body, .. } = Request::parse(post).unwrap();
         assert_eq!((head.method, head.query, body), (Method::POST, "ack=synced", &b"event=buy"[..]));
-        assert!(parse(b"HEAD /pixel.gif HTTP/1.1\r\n\r\n").is_some());
+        assert!(Request::parse(b"HEAD /pixel.gif HTTP/1.1\r\n\r\n").is_some());
+        assert!(Request::parse(CHROME.replace("keep-alive", "Close").as_bytes()).unwrap().is_last);
     }
 
     #[test]
     fn whatever_is_out_of_the_ordinary_is_hypers() {
         for len in 0..CHROME.len() {
-            assert!(parse(&CHROME.as_bytes()[..len]).is_none(), "cut at {len}");
+            assert!(Request::parse(&CHROME.as_bytes()[..len]).is_none(), "cut at {len}");
         }
-        assert!(parse(CHROME.repeat(2).as_bytes()).is_none(), "two at once");
+        assert!(Request::parse(CHROME.repeat(2).as_bytes()).is_none(), "two at once");
         for (from, to) in [
             ("GET ", "OPTIONS "),
             ("GET ", "DELETE "),
@@ -257,7 +284,7 @@ mod tests {
             ("/api/beacon", "/api/beacon#"),
             ("click", "cl\"ick"),
             ("click", "cl\u{e9}ck"),
-            ("keep-alive", "close"),
+            ("keep-alive", "close, upgrade"),
             ("keep-alive", "keep-alive, upgrade"),
             ("Accept:", "Upgrade:"),
             ("Accept:", "Expect:"),
@@ -268,14 +295,14 @@ mod tests {
             ("Accept:", "Accept :"),
         ] {
             assert!(CHROME.contains(from));
-            assert!(parse(CHROME.replacen(from, to, 1).as_bytes()).is_none(), "{from} → {to}");
+            assert!(Request::parse(CHROME.replacen(from, to, 1).as_bytes()).is_none(), "{from} → {to}");
         }
         for length in ["8", "10", "+9", "9, 9", "9\r\nContent-Length: 9", "", "99999999999999999999999"] {
             let post = format!("POST /api/beacon HTTP/1.1\r\nContent-Length: {length}\r\n\r\nevent=buy");
-            assert!(parse(post.as_bytes()).is_none(), "{length}");
+            assert!(Request::parse(post.as_bytes()).is_none(), "{length}");
         }
-        assert!(parse(b"GET /pixel.gifs HTTP/1.1\r\n\r\n").is_none());
+        assert!(Request::parse(b"GET /pixel.gifs HTTP/1.1\r\n\r\n").is_none());
         let many = "A: b\r\n".repeat(HEADERS + 1);
-        assert!(parse(format!("GET /pixel.gif HTTP/1.1\r\n{many}\r\n").as_bytes()).is_none());
+        assert!(Request::parse(format!("GET /pixel.gif HTTP/1.1\r\n{many}\r\n").as_bytes()).is_none());
     }
 }
