@@ -118,20 +118,24 @@ static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 static PURPOSE: HeaderName = HeaderName::from_static("purpose");
 static X_MOZ: HeaderName = HeaderName::from_static("x-moz");
 
-/// Answers one request.
-async fn answer(shared: Rc<Shared>, caller: Caller, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let started = std::time::Instant::now();
-    caller.membership.speaks(started);
+/// Answers one request, whose head was read at this time.
+async fn answer(
+    shared: Rc<Shared>,
+    caller: Caller,
+    request: Request<Incoming>,
+    read_at: std::time::Instant,
+) -> Response<Full<Bytes>> {
+    caller.membership.speaks(read_at);
     let peer = caller.address;
     let (parts, mut body) = request.into_parts();
-    let deadline = Instant::from_std(started) + shared.options.body_timeout;
+    let deadline = Instant::from_std(read_at) + shared.options.body_timeout;
     let answer = route(&shared, peer, &parts, &mut body, deadline).await;
     let is_http1 = parts.version < Version::HTTP_2;
     let must_close = !is_read(&shared, &parts, &mut body, deadline).await && is_http1;
 
     let is_head = parts.method == Method::HEAD;
     let timing = if is_http1 { &shared.stats.http1 } else { &shared.stats.http2 };
-    timing.record(started.elapsed());
+    timing.record(read_at.elapsed());
     if let Some(answers) = shared.stats.answers.get(usize::from(answer.class()).wrapping_sub(2)) {
         answers.add(1);
     }
