@@ -298,3 +298,29 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
         tokio::task::spawn_local(future);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_in_which_a_peer_takes_no_answers_is_its_own() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let room = Rc::<Room>::default();
+            let asked_at = std::time::Instant::now();
+            let mut places = Vec::new();
+            for _ in 0..UNTAKEN {
+                let (mut place, from) = room.enter(asked_at).await;
+                assert_eq!(from, asked_at);
+                place.fill();
+                places.push(place);
+            }
+            let mut waits = pin!(room.enter(asked_at));
+            assert!(waits.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+            let taken_at = std::time::Instant::now();
+            drop(places.pop());
+            assert!(waits.await.1 >= taken_at);
+        });
+    }
+}
