@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::harness::{collector_binary, compactor_binary};
 
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "SECURITY.md",
@@ -15,6 +15,7 @@ const DOCUMENTS: [&str; 10] = [
     "proto/LINKS.md",
     "collector/client/README.md",
     "deploy/README.md",
+    "deploy/prometheus/README.md",
     "deploy/senders/README.md",
     "benches/README.md",
     "fuzz/README.md",
