@@ -11,8 +11,10 @@ case "${1:-}" in "" | webkit) ;; *) echo "test-env: not known: $1" >&2; exit 2 ;
 
 # readers that share no code with what they read
 python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0 polars==2.1.0 pandas==3.1.1 chdb==4.4.0 pyspark==4.3.0)
-# puppeteer-core: the browser tests, by its last version that runs in Debian's nodejs; uglify-js: the client as pages have it
-npm_packages=(puppeteer-core@24.43.1 uglify-js@3.19.3)
+# puppeteer-core: the browser tests, by its last version that runs in Debian's nodejs; uglify-js: the client as pages have it;
+# lezer-promql: what the alerts and the dashboard ask Prometheus for, with what it is built on
+npm_packages=(puppeteer-core@24.43.1 uglify-js@3.19.3 @prometheus-io/lezer-promql@0.315.0 @lezer/common@1.5.5 @lezer/highlight@1.2.5
+    @lezer/lr@1.4.12)
 # chromium, firefox-esr: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units;
 # php: the sender in deploy/senders; openssl: the example of proto/LINKS.md; libfaketime: clocks that jump; e2fsprogs: disks that fill up;
 # default-jre-headless: Spark; valgrind, strace: what a request costs

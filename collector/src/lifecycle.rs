@@ -210,6 +210,7 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
         sync_interval: settings.sync_interval.duration(),
         reserve: settings.reserve_bytes(),
     };
+    metrics.set_log_options(&options);
     let (log, recovered) = Log::start(options, move |error| {
         // if nobody listens any more, the process is ending already
         let _ = failure.send(error);

@@ -349,6 +349,7 @@ impl Sorter {
             Fate::Bot => of_front.bots += 1,
             Fate::Counted => {
                 of_front.counted += 1;
+                self.counts.late += u64::from(event.is_late());
                 self.counts.client_lost += u64::from(event.lost);
             }
         }

@@ -176,7 +176,7 @@ fn pass(
         let is_last = progress == Progress::AtEnd || stop.is_set();
         let now = clock::now();
         compaction.publish(now, stop.is_set() || when == When::Retrying || (when == When::Once && is_last))?;
-        metrics.published(compaction, now);
+        metrics.published(compaction);
         release(compaction, metrics, now)?;
         if is_last {
             return Ok(());

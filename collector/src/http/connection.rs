@@ -129,7 +129,8 @@ type Io = TokioIo<Replay<TcpStream>>;
 async fn serve_http1(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>) -> Result<(), hyper::Error> {
     let options = &shared.options;
     let service = service_fn(|request| {
-        let answer = answer(Rc::clone(&shared), caller.clone(), request);
+        // here, so that waiting for its turn is a part of how long a request took
+        let answer = answer(Rc::clone(&shared), caller.clone(), request, std::time::Instant::now());
         let turn = Rc::clone(&turn);
         async move {
             turn.end_if_used().await;
@@ -164,15 +165,15 @@ async fn serve_http2(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
     let service = service_fn(|request| {
         let activity = Rc::clone(&activity);
         let room = Rc::clone(&room);
-        let answer = answer(Rc::clone(&shared), caller.clone(), request);
+        let (shared, caller, read_at) = (Rc::clone(&shared), caller.clone(), std::time::Instant::now());
         // boxed: an answer that its peer does not take waits without what it took to make it, of which there may be 100
         let turn = Rc::clone(&turn);
         Box::pin(async move {
             turn.end_if_used().await;
-            let mut place = room.enter().await;
+            let (mut place, read_at) = room.enter(read_at).await;
             // not before: a peer that takes nothing is idle, however much it asks for
             let busy = Busy::new(activity);
-            let response = answer.await;
+            let response = answer(shared, caller, request, read_at).await;
             drop(busy);
             place.fill();
             Ok::<_, Infallible>(response.map(|body| Untaken { body, _place: place }))
@@ -233,12 +234,14 @@ struct Room {
 }
 
 impl Room {
-    /// Returns when another answer may be made.
-    async fn enter(self: &Rc<Self>) -> Place {
+    /// Returns when another answer may be made, with the time from which that counts: while its peer takes nothing, a request
+    /// is not ours to answer.
+    async fn enter(self: &Rc<Self>, mut read_at: std::time::Instant) -> (Place, std::time::Instant) {
         while self.untaken.get() >= UNTAKEN {
             self.freed.notified().await;
+            read_at = std::time::Instant::now();
         }
-        Place { room: Rc::clone(self), is_filled: false }
+        (Place { room: Rc::clone(self), is_filled: false }, read_at)
     }
 }
 
@@ -311,5 +314,31 @@ struct LocalExecutor;
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(future);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_in_which_a_peer_takes_no_answers_is_its_own() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let room = Rc::<Room>::default();
+            let asked_at = std::time::Instant::now();
+            let mut places = Vec::new();
+            for _ in 0..UNTAKEN {
+                let (mut place, from) = room.enter(asked_at).await;
+                assert_eq!(from, asked_at);
+                place.fill();
+                places.push(place);
+            }
+            let mut waits = pin!(room.enter(asked_at));
+            assert!(waits.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+            let taken_at = std::time::Instant::now();
+            drop(places.pop());
+            assert!(waits.await.1 >= taken_at);
+        });
     }
 }

@@ -162,19 +162,23 @@ static PREFLIGHT: [(HeaderName, &str); 3] = [
     (header::ACCESS_CONTROL_MAX_AGE, "86400"),
 ];
 
-/// Answers one request.
-async fn answer(shared: Rc<Shared>, caller: Caller, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let started = std::time::Instant::now();
-    caller.membership.speaks(started);
+/// Answers one request, whose head was read at this time.
+async fn answer(
+    shared: Rc<Shared>,
+    caller: Caller,
+    request: Request<Incoming>,
+    read_at: std::time::Instant,
+) -> Response<Full<Bytes>> {
+    caller.membership.speaks(read_at);
     let peer = caller.address;
     let (parts, mut body) = request.into_parts();
-    let deadline = Instant::from_std(started) + shared.options.body_timeout;
+    let deadline = Instant::from_std(read_at) + shared.options.body_timeout;
     let answer = route(&shared, peer, &parts, &mut body, deadline).await;
     let front = front(&parts);
     let must_close = !is_read(&shared, &parts, &mut body, deadline).await && front == Front::Http1;
 
     let is_head = parts.method == Method::HEAD;
-    shared.stats.answered(front, started, answer.class());
+    shared.stats.answered(front, read_at, answer.class());
     let mut response = answer.into_response(parts.headers, is_head);
     if must_close {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

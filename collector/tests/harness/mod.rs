@@ -245,6 +245,7 @@ pub fn assert_ledger_adds_up(collector: &Collector) {
         "tallylight_events_received_total",
         &["tallylight_events_logged_total", "tallylight_events_shed_total", "tallylight_events_refused_total"],
     );
+    assert_adds_up(|| collector.metrics(), "tallylight_events_received_total", &["tallylight_event_outcomes_total"]);
 }
 
 /// The ledger of one life adds up, at rest, and so does what is known of each source of datagrams: nothing is missing

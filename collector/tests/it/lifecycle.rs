@@ -307,6 +307,8 @@ fn every_promised_metric_is_there_from_the_start_and_promtool_has_nothing_to_say
     assert!(count("tallylight_http_request_duration_seconds_sum{front=\"http1\"}") > 0.0);
     assert_eq!(count("tallylight_ack_wait_seconds_count{level=\"synced\"}"), 100.0);
     assert_eq!(count("tallylight_http_responses_total{code=\"2xx\"}"), 200.0);
+    let outcome = r#"tallylight_event_outcomes_total{front="http1",outcome="logged",reason="none"}"#;
+    assert_eq!(count(outcome), 200.0);
 
     let page = request(fixture.collector.admin, "GET", "/metrics", &[], b"");
     let mut promtool = Command::new("promtool");

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::harness::{collector_binary, compactor_binary};
 
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "ARCHITECTURE.md",
     "SECURITY.md",
@@ -17,6 +17,7 @@ const DOCUMENTS: [&str; 12] = [
     "deploy/README.md",
     "deploy/batch/README.md",
     "deploy/batch/SCHEMA.md",
+    "deploy/prometheus/README.md",
     "deploy/senders/README.md",
     "benches/README.md",
     "fuzz/README.md",

@@ -296,9 +296,12 @@ fn following_publishes_as_the_log_grows_and_shows_its_ledger() {
         "events_counted_total",
         "duplicate_events_total",
         "bot_events_total",
+        "late_events_total",
+        "client_lost_events_total",
         "damaged_records_total",
         "torn_records_total",
-        "client_lost_events_total",
+        "open_partitions",
+        "complete_through_timestamp_seconds",
         "lag_seconds",
         "lag_bytes",
         "ledger_mismatches_total",
@@ -312,10 +315,11 @@ fn following_publishes_as_the_log_grows_and_shows_its_ledger() {
     log.event(&crawled(11, 0));
     log.commit();
     until("three events", || (following.metric("tallylight_compactor_events_read_total") == 3.0).then_some(()));
-    log.event(&event(12, 2 * HOUR));
+    log.event(&aged(12, 2 * HOUR, MINUTE + 1));
     log.commit();
     until("one more", || (following.metric("tallylight_compactor_events_read_total") == 4.0).then_some(()));
     assert_eq!(following.metric("tallylight_compactor_events_counted_total"), 2.0);
+    assert_eq!(following.metric("tallylight_compactor_late_events_total"), 1.0);
     assert_eq!(following.metric("tallylight_compactor_duplicate_events_total"), 1.0);
     assert_eq!(following.metric("tallylight_compactor_bot_events_total"), 1.0);
     assert_eq!(following.metric("tallylight_compactor_client_lost_events_total"), 1.0);
@@ -323,6 +327,9 @@ fn following_publishes_as_the_log_grows_and_shows_its_ledger() {
     assert_eq!(following.metric("tallylight_compactor_lag_seconds"), 0.0);
     let before = watermark(&data).unwrap();
     assert_eq!(before["complete_through"], "2026-11-22T14:00:00Z");
+    let complete_through = following.metric("tallylight_compactor_complete_through_timestamp_seconds");
+    assert_eq!(complete_through * 1e3, Hour::parse("2026-11-22T14:00:00Z").unwrap().start() as f64);
+    assert_eq!(following.metric("tallylight_compactor_open_partitions"), 1.0);
     assert_eq!(before["position"], log.places[3].0, "the open hour's events wait");
     assert_eq!(following.terminate(), 0);
     let after = watermark(&data).unwrap();
