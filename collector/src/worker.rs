@@ -35,8 +35,6 @@ use crate::watched::Watched;
 /// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of 32 events or a piece of one, and all
 /// who wait for theirs wait for as many of those.
 const TASKS_A_LOOK: u32 = 8;
-/// What passes the turnstile between two looks: each is some microseconds, or 50 at most.
-const PIECES_A_LOOK: u32 = 4;
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Before it is asked again who could make room for a connection: whoever has spoken a moment ago will have been silent.
@@ -112,9 +110,8 @@ impl Worker {
             let mut shared = Shared::new(self.options, Rc::clone(&door), self.stats, Watch::new(phase), sockets);
             (shared.redirect_keys, shared.rate_limit) = (Watched::new(self.redirect_keys), self.rate_limit);
             let shared = Rc::new(shared);
-            for (turnstile, at_most) in [(&shared.turnstile, PIECES_A_LOOK), (&shared.leaving, 1)] {
-                let turnstile = Rc::clone(turnstile);
-                spawn_local(async move { turnstile.run(at_most).await });
+            for turnstile in [&shared.turnstile, &shared.leaving].map(Rc::clone) {
+                spawn_local(async move { turnstile.run().await });
             }
             let crowd = Rc::<Crowd>::default();
             for listener in self.listeners {

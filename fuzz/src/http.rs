@@ -116,7 +116,7 @@ impl Front {
         let runtime = runtime.enable_all().on_thread_park(flush).build_local(LocalOptions::default());
         let runtime = runtime.expect("an event loop");
         for turnstile in [&shared.turnstile, &shared.leaving].map(Rc::clone) {
-            runtime.spawn_local(async move { turnstile.run(1).await });
+            runtime.spawn_local(async move { turnstile.run().await });
         }
         Self {
             runtime,

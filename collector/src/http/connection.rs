@@ -16,8 +16,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::Request;
 use http_body_util::Full;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,7 +27,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::replay::{AtOnce, Replay, Turn};
+use super::replay::{AtOnce, Replay, Turn, WHOLE_TURN};
 use super::{Caller, Shared, answer, whole};
 use crate::limits::Membership;
 
@@ -129,11 +130,12 @@ type Io = TokioIo<Replay<TcpStream>>;
 async fn serve_http1(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>) -> Result<(), hyper::Error> {
     let options = &shared.options;
     let service = service_fn(|request| {
+        let taken = of_a_turn(&request);
         // here, so that waiting for its turn is a part of how long a request took
         let answer = answer(Rc::clone(&shared), caller.clone(), request, std::time::Instant::now());
         let turn = Rc::clone(&turn);
         async move {
-            turn.end_if_used().await;
+            turn.end_if_used(taken).await;
             Ok::<_, Infallible>(answer.await)
         }
     });
@@ -165,11 +167,12 @@ async fn serve_http2(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
     let service = service_fn(|request| {
         let activity = Rc::clone(&activity);
         let room = Rc::clone(&room);
+        let taken = of_a_turn(&request);
         let (shared, caller, read_at) = (Rc::clone(&shared), caller.clone(), std::time::Instant::now());
         // boxed: an answer that its peer does not take waits without what it took to make it, of which there may be 100
         let turn = Rc::clone(&turn);
         Box::pin(async move {
-            turn.end_if_used().await;
+            turn.end_if_used(taken).await;
             let (mut place, read_at) = room.enter(read_at).await;
             // not before: a peer that takes nothing is idle, however much it asks for
             let busy = Busy::new(activity);
@@ -205,6 +208,11 @@ async fn serve_http2(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
             }
         }
     }
+}
+
+/// How much of its connection's turn a request takes.
+fn of_a_turn(request: &Request<Incoming>) -> u32 {
+    if request.body().is_end_stream() { 1 } else { WHOLE_TURN }
 }
 
 /// What an HTTP/2 connection is doing: hyper has no clock for idle ones.
