@@ -75,7 +75,12 @@ async fn try_serve(
     let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile), Rc::clone(&shared.leaving)));
     let at_once = if is_http2 { AtOnce::FEW } else { AtOnce::ALL };
     let io = TokioIo::new(Replay::new(seen, stream, Rc::clone(&turn), at_once));
-    if is_http2 { serve_http2(shared, io, caller, turn).await } else { serve_http1(shared, io, caller, turn).await }
+    // boxed: most connections never come to this, and all would have room for it
+    if is_http2 {
+        Box::pin(serve_http2(shared, io, caller, turn)).await
+    } else {
+        Box::pin(serve_http1(shared, io, caller, turn)).await
+    }
 }
 
 /// Reads the first bytes, until they say which protocol this is. None: the peer has gone, or has said nothing
