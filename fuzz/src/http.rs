@@ -94,6 +94,7 @@ impl Front {
             segment_size: MIN_CAPACITY,
             sync_interval: Duration::from_millis(100),
             reserve: 0,
+            watchdog: Default::default(),
         };
         let (log, _) = Log::start(options, |error| panic!("the log: {error}")).expect("a log");
         let (_, sites) = watch::channel(Arc::new(Sites::default()));
@@ -119,6 +120,7 @@ impl Front {
             leaving: Rc::default(),
             phase: Watch::new(phase),
             accepting: Cell::new(1),
+            early: Cell::default(),
             ended: Notify::new(),
         };
         let mut runtime = Builder::new_current_thread();

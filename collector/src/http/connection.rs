@@ -43,7 +43,7 @@ const ERROR_RESETS: usize = 128;
 const UNTAKEN: usize = 16;
 /// Answers are small.
 const SEND_BUFFER: usize = 16 * 1024;
-/// How long a connection that has said nothing yet may take to do so while the collector stops.
+/// How long a connection may take to say something while the collector stops: what it says may be under way.
 const LATE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long an idle HTTP/2 connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -133,6 +133,11 @@ async fn serve_http1(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
     tokio::select! {
         result = connection.as_mut() => result,
         () = shared.phase.is_draining_now() => {
+            // A request that is under way now would find the connection closed, and only the peer could send it again. So
+            // those of the next moment are answered, and each answer says that it is the last.
+            if let Ok(result) = timeout(LATE_PATIENCE, connection.as_mut()).await {
+                return result;
+            }
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -99,6 +99,8 @@ pub struct Shared {
     pub phase: Watch,
     /// Sockets that are accepted or received on.
     pub accepting: Cell<usize>,
+    /// Connections that are open since before the collector was told to stop.
+    pub early: Cell<usize>,
     /// Told when a connection, or the accepting or receiving on a socket, has ended.
     pub ended: Notify,
 }
@@ -127,7 +129,8 @@ async fn answer(shared: Rc<Shared>, caller: Caller, request: Request<Incoming>) 
     let deadline = Instant::from_std(started) + shared.options.body_timeout;
     let answer = route(&shared, peer, &parts, &mut body, deadline).await;
     let is_http1 = parts.version < Version::HTTP_2;
-    let must_close = !is_read(&shared, &parts, &mut body, deadline).await && is_http1;
+    // the last answer says so: a peer that knows sends nothing more into a connection that ends
+    let is_last = !is_read(&shared, &parts, &mut body, deadline).await || !shared.phase.is_serving();
 
     let is_head = parts.method == Method::HEAD;
     let timing = if is_http1 { &shared.stats.http1 } else { &shared.stats.http2 };
@@ -136,7 +139,7 @@ async fn answer(shared: Rc<Shared>, caller: Caller, request: Request<Incoming>) 
         answers.add(1);
     }
     let mut response = answer.into_response(parts.headers, is_head);
-    if must_close {
+    if is_last && is_http1 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

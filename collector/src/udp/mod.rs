@@ -97,13 +97,13 @@ impl Receiver {
     /// Receives until the collector stops.
     pub async fn run(self) {
         let phase = self.front.shared.phase.clone();
-        let mut draining = pin!(phase.is_draining());
+        let mut end = pin!(phase.ends_taking_from(self.is_shared));
         let mut look = interval(DROPS_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                () = draining.as_mut() => break,
+                () = end.as_mut() => break,
                 _ = look.tick() => self.count_drops(),
                 () = self.receive() => {}
             }
@@ -292,6 +292,7 @@ mod tests {
                 stats: Arc::default(),
                 phase: Watch::new(phase),
                 accepting: Cell::new(1),
+                early: Cell::default(),
                 ended: Notify::new(),
             });
             let sender = Sender::bind("127.0.0.1:0").unwrap();
@@ -328,10 +329,10 @@ mod tests {
     #[test]
     fn what_waits_when_the_collector_stops_is_read_unless_others_share_the_socket() {
         on_a_worker(async || {
-            for (is_shared, expected) in [(false, 5), (true, 0)] {
+            for (is_shared, phase, expected) in [(false, Phase::Draining, 5), (true, Phase::Closing, 0)] {
                 let fixture = Fixture::new(1000);
                 let receiver = fixture.receiver(5, |_| Some(0), is_shared);
-                fixture.set_phase.send_replace(Phase::Draining);
+                fixture.set_phase.send_replace(phase);
                 receiver.run().await;
                 fixture.shared.door.flush();
                 assert_eq!((fixture.counts().received, fixture.shared.accepting.get()), (expected, 0));

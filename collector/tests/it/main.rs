@@ -14,4 +14,5 @@ mod lifecycle;
 mod log;
 mod senders;
 mod stderr;
+mod systemd;
 mod udp;
