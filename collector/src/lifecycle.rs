@@ -46,7 +46,7 @@ use crate::udp::Admission;
 use crate::worker::Worker;
 
 /// Descriptors that are not connections: segments, sockets, the event loops, the admin port.
-const OTHER_DESCRIPTORS: u64 = 256;
+pub(crate) const OTHER_DESCRIPTORS: u64 = 256;
 /// How long the data folder may be locked by somebody else, and how often that is asked.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);

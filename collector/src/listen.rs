@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::udp::kernel_drops;
 
 /// Connections that wait to be accepted. The kernel cuts it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// Why there is nothing to listen on.
 #[derive(Debug, Error)]

@@ -7,6 +7,7 @@
 mod harness;
 
 mod browser;
+mod check;
 mod client;
 mod http;
 mod injection;
