@@ -4,8 +4,8 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation fmt lint bench-log bench-http bench-counters bench-udp \
-	bench-hostile fuzz clean
+.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation restarts fmt lint bench-log bench-http \
+	bench-counters bench-udp bench-hostile fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,12 @@ soak-kills: test-env
 
 soak-simulation:
 	SEEDS=$(SEEDS) cargo test --release -p tallylight-compactor --test simulation every_promise -- --nocapture
+
+# New connections a second, and how often: make restarts RATE=2000 RESTARTS=20
+RATE ?= 2000
+RESTARTS ?= 20
+restarts: test-env ## the collector is started again under load, and refuses, cuts off and loses nobody (RATE=a second RESTARTS=number)
+	RATE=$(RATE) RESTARTS=$(RESTARTS) cargo test --release -p tallylight-compactor --test it restarts:: -- --nocapture
 
 client: test-env ## makes collector/client/beacon.min.js from beacon.js
 	node collector/client/minify.mjs "$${TALLYLIGHT_TEST_ENV:-.test-env}/node_modules" > collector/client/beacon.min.js.new

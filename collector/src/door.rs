@@ -396,6 +396,7 @@ mod tests {
                 segment_size: 1 << 20,
                 sync_interval: Duration::from_secs(1),
                 reserve: 0,
+                watchdog: Default::default(),
             };
             let (log, _) = Log::start(options, |error| panic!("{error}")).unwrap();
             let (set_sites, sites) = watch::channel(Arc::default());

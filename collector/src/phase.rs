@@ -7,8 +7,11 @@ use tokio::sync::watch;
 pub enum Phase {
     /// Connections are accepted, requests answered.
     Serving,
-    /// What is in flight is answered, nothing else.
+    /// What is in flight is answered. Connections are accepted only where others will accept them when this process has
+    /// gone: they need not wait for that yet.
     Draining,
+    /// What is in flight is answered, and nothing is accepted any more.
+    Closing,
     /// Time is up: whatever is still coming in is shed.
     Closed,
 }
@@ -30,14 +33,14 @@ impl Watch {
         *self.receiver.borrow() == Phase::Serving
     }
 
-    /// Returns when the collector stops; at once if it does already.
-    pub async fn is_draining(&self) {
-        self.reaches(Phase::Draining).await;
+    /// Returns when nothing more is to be taken from a socket, which others may have, too.
+    pub async fn ends_taking_from(&self, is_shared: bool) {
+        self.reaches(if is_shared { Phase::Closing } else { Phase::Draining }).await;
     }
 
     /// Returns when the collector begins to stop; never if it does already.
     pub async fn is_draining_now(&self) {
-        if self.is_serving() { self.is_draining().await } else { std::future::pending().await }
+        if self.is_serving() { self.reaches(Phase::Draining).await } else { std::future::pending().await }
     }
 
     /// Returns when time is up.

@@ -157,18 +157,22 @@ async fn stay(shared: &Shared, mut phase: watch::Receiver<Phase>, set_phase: &wa
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let is_quiet = || shared.accepting.get() == 0 && shared.stats.opened.get() == shared.stats.closed.get();
     loop {
-        let now = *phase.borrow_and_update();
+        let now = match *phase.borrow_and_update() {
+            // those that came since then have had their answer, or will have it soon
+            Phase::Draining if shared.early.get() == 0 => Phase::Closing,
+            now => now,
+        };
         pass_on(set_phase, now);
         match now {
             Phase::Closed => break,
-            Phase::Draining if is_quiet() => break,
-            Phase::Serving | Phase::Draining => {}
+            Phase::Closing if is_quiet() => break,
+            Phase::Serving | Phase::Draining | Phase::Closing => {}
         }
         tokio::select! {
             // the thread parks after each tick and thereby flushes
             _ = tick.tick() => {}
             changed = phase.changed() => if changed.is_err() { break },
-            () = shared.ended.notified(), if now == Phase::Draining => {}
+            () = shared.ended.notified(), if now >= Phase::Draining => {}
         }
     }
     shared.door.close();
@@ -198,11 +202,11 @@ struct Acceptor {
 
 impl Acceptor {
     async fn run(self, listener: tokio::net::TcpListener) {
-        let draining = self.shared.phase.clone();
+        let phase = self.shared.phase.clone();
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = draining.is_draining() => break,
+                () = phase.ends_taking_from(self.are_shared) => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -270,7 +274,9 @@ impl Acceptor {
         self.shared.stats.opened.add(1);
         // where connections come without a pause, the thread does not park
         self.shared.door.flush_if_due();
-        let open = Open { shared: Rc::clone(&self.shared), _admitted: admitted, _slot: slot };
+        let is_early = self.shared.phase.is_serving();
+        self.shared.early.set(self.shared.early.get() + usize::from(is_early));
+        let open = Open { shared: Rc::clone(&self.shared), is_early, _admitted: admitted, _slot: slot };
         let membership = Rc::new(self.crowd.join());
         spawn_local(async move {
             let serving = http::serve(Rc::clone(&open.shared), stream, peer, Rc::clone(&membership));
@@ -293,6 +299,8 @@ impl Acceptor {
 /// A connection that is being served.
 struct Open {
     shared: Rc<Shared>,
+    /// Accepted before the collector was told to stop.
+    is_early: bool,
     _admitted: Admitted,
     _slot: OwnedSemaphorePermit,
 }
@@ -300,6 +308,7 @@ struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.shared.stats.closed.add(1);
+        self.shared.early.set(self.shared.early.get() - usize::from(self.is_early));
         self.shared.ended.notify_one();
     }
 }
@@ -342,12 +351,13 @@ mod tests {
     #[test]
     fn connections_are_woken_when_the_phase_changes_and_not_at_each_tick() {
         let (set_phase, mut phase) = watch::channel(Phase::Serving);
-        let told = [Phase::Serving, Phase::Serving, Phase::Draining, Phase::Draining, Phase::Closed].map(|now| {
+        let phases = [Phase::Serving, Phase::Serving, Phase::Draining, Phase::Draining, Phase::Closing, Phase::Closed];
+        let told = phases.map(|now| {
             pass_on(&set_phase, now);
             let told = phase.has_changed().unwrap();
             assert_eq!(*phase.borrow_and_update(), now);
             told
         });
-        assert_eq!(told, [false, false, true, false, true]);
+        assert_eq!(told, [false, false, true, false, true, true]);
     }
 }

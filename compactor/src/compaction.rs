@@ -21,6 +21,7 @@ use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::Framed;
 use tallylight_proto::time::{DAY_MS, Hour, Millis};
 use tallylight_proto::{Event, ledger::Ledger};
+use tallylight_service::Watchdog;
 use thiserror::Error;
 
 use crate::commit::{Commit, CommitError, Counts, Snapshot};
@@ -71,6 +72,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// Bytes that the groups of one hour may take.
     pub hour_bytes: usize,
+    /// Fed with whatever takes long.
+    pub watchdog: Watchdog,
 }
 
 /// Why compaction cannot go on.
@@ -150,11 +153,15 @@ impl Compaction {
     /// Reads on: to the end, until there is enough to be published, until this time, or until told to stop.
     pub fn read(&mut self, until: Option<Instant>, stop: &AtomicBool) -> Result<Progress, CompactError> {
         let sorter = &mut self.sorter;
+        let watchdog = &self.config.watchdog;
         let mut taken = 0_u32;
         let progress = self.reader.read(|item| {
             sorter.take(item)?;
             taken += 1;
-            let is_time = || stop.load(Relaxed) || until.is_some_and(|until| clock::instant() >= until);
+            let is_time = || {
+                watchdog.feed();
+                stop.load(Relaxed) || until.is_some_and(|until| clock::instant() >= until)
+            };
             let is_enough = sorter.hours.is_full() || (taken.is_multiple_of(RECORDS_A_LOOK) && is_time());
             Ok::<_, CompactError>(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
@@ -429,7 +436,7 @@ fn open_index(config: &Config, events: &Events, commit: Option<&Commit>) -> Resu
         Err(error @ IndexError::Corrupt { .. }) => tracing::warn!(%error, "the id index is rebuilt from events"),
         Err(error) => return Err(error.into()),
     }
-    rebuild(&folder, config.index_limits, events, log_time, through)
+    rebuild(&folder, config.index_limits, events, log_time, through, &config.watchdog)
 }
 
 fn sweep_commits(config: &Config) -> Result<(), StorageError> {

@@ -93,6 +93,7 @@ impl Front {
             segment_size: MIN_CAPACITY,
             sync_interval: Duration::from_millis(100),
             reserve: 0,
+            watchdog: Default::default(),
         };
         let (log, _) = Log::start(options, |error| panic!("the log: {error}")).expect("a log");
         let (_, sites) = watch::channel(Arc::new(Sites::default()));

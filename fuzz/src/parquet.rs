@@ -134,7 +134,7 @@ impl Files {
 
     fn rebuild_index(&self, kind: u8, rest: &[u8]) {
         put(&self.part_path, &parquet_of(&self.part, kind, rest));
-        let _ = rebuild(&self.folder.path().join("rebuilt"), LIMITS, &self.events, NOW, COVERED);
+        let _ = rebuild(&self.folder.path().join("rebuilt"), LIMITS, &self.events, NOW, COVERED, &Default::default());
     }
 
     fn covered(&self, kind: u8, rest: &[u8]) {

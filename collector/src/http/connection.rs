@@ -159,6 +159,11 @@ async fn serve_http1(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
     tokio::select! {
         result = connection.as_mut() => result,
         () = shared.phase.is_draining_now() => {
+            // A request that is under way now would find the connection closed, and only the peer could send it again. So
+            // those of the next moment are answered, and each answer says that it is the last.
+            if let Ok(result) = timeout(LATE_PATIENCE, connection.as_mut()).await {
+                return result;
+            }
             connection.as_mut().graceful_shutdown();
             connection.await
         }

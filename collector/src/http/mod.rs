@@ -122,6 +122,8 @@ pub struct Shared {
     pub phase: Watch,
     /// Sockets that are accepted or received on.
     pub accepting: Cell<usize>,
+    /// Connections that are open since before the collector was told to stop.
+    pub early: Cell<usize>,
     /// Told when a connection, or the accepting or receiving on a socket, has ended.
     pub ended: Notify,
     /// Where requests are read into that come whole, one after another.
@@ -144,6 +146,7 @@ impl Shared {
             stats,
             phase,
             accepting: Cell::new(sockets),
+            early: Cell::default(),
             ended: Notify::new(),
             buffer: RefCell::new(vec![0; whole::READ].into()),
             answers: Cell::default(),
@@ -175,12 +178,13 @@ async fn answer(
     let deadline = Instant::from_std(read_at) + shared.options.body_timeout;
     let answer = route(&shared, peer, &parts, &mut body, deadline).await;
     let front = front(&parts);
-    let must_close = !is_read(&shared, &parts, &mut body, deadline).await && front == Front::Http1;
+    // the last answer says so: a peer that knows sends nothing more into a connection that ends
+    let is_last = !is_read(&shared, &parts, &mut body, deadline).await || !shared.phase.is_serving();
 
     let is_head = parts.method == Method::HEAD;
     shared.stats.answered(front, read_at, answer.class());
     let mut response = answer.into_response(parts.headers, is_head);
-    if must_close {
+    if is_last && front == Front::Http1 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

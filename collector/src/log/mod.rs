@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tallylight_proto::layout;
+use tallylight_service::Watchdog;
 use thiserror::Error;
 
 pub use batch::{AckSender, Batch, Level};
@@ -57,6 +58,8 @@ pub struct Options {
     pub sync_interval: Duration,
     /// Free bytes on the disk below which no further segment is allocated.
     pub reserve: u64,
+    /// Fed by the writer, a turn after the other.
+    pub watchdog: Watchdog,
 }
 
 /// Why the log cannot go on. All of these end the process.
@@ -147,7 +150,7 @@ impl Log {
                 move || supply.run()
             })?,
             spawn("log-sync", Arc::clone(&fail), move || syncer.run())?,
-            spawn("log-writer", fail, move || writer.run(&batches))?,
+            spawn("log-writer", fail, move || writer.run(&batches, &options.watchdog))?,
         ];
         Ok((Self { threads, supply, status, appender }, recovered))
     }

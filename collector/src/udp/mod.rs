@@ -96,13 +96,13 @@ impl Receiver {
     /// Receives until the collector stops.
     pub async fn run(self) {
         let phase = self.front.shared.phase.clone();
-        let mut draining = pin!(phase.is_draining());
+        let mut end = pin!(phase.ends_taking_from(self.is_shared));
         let mut look = interval(DROPS_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                () = draining.as_mut() => break,
+                () = end.as_mut() => break,
                 _ = look.tick() => self.count_drops(),
                 () = self.receive() => {}
             }
@@ -307,10 +307,10 @@ mod tests {
     #[test]
     fn what_waits_when_the_collector_stops_is_read_unless_others_share_the_socket() {
         on_a_worker(async || {
-            for (is_shared, expected) in [(false, 5), (true, 0)] {
+            for (is_shared, phase, expected) in [(false, Phase::Draining, 5), (true, Phase::Closing, 0)] {
                 let fixture = Fixture::new(1000);
                 let receiver = fixture.receiver(5, |_| Some(0), is_shared);
-                fixture.set_phase.send_replace(Phase::Draining);
+                fixture.set_phase.send_replace(phase);
                 receiver.run().await;
                 fixture.shared.door.flush();
                 assert_eq!((fixture.counts().received, fixture.shared.accepting.get()), (expected, 0));

@@ -26,6 +26,7 @@ fn options(data: &Path) -> Options {
         segment_size: SEGMENT,
         sync_interval: Duration::from_secs(3600),
         reserve: 0,
+        watchdog: Default::default(),
     }
 }
 

@@ -28,6 +28,7 @@ fn config(data: &Path) -> Config {
         index_limits: Limits { head_copies: 7, cache_bytes: 1 << 16 },
         bounds: Bounds::default(),
         hour_bytes: usize::MAX,
+        watchdog: Default::default(),
     }
 }
 

@@ -23,6 +23,7 @@ mod power_cut;
 mod program;
 mod prometheus;
 mod python;
+mod restarts;
 mod segments;
 mod soak;
 mod testlog;

@@ -30,6 +30,7 @@ fn compact(data: &Path, by: &[By]) -> PathBuf {
         index_limits: Limits::default(),
         bounds: Bounds::default(),
         hour_bytes: usize::MAX,
+        watchdog: Default::default(),
     };
     let mut compaction = Compaction::open(config).unwrap();
     compaction.look().unwrap();

@@ -72,6 +72,7 @@ fn what_no_source_tells_is_not_taken_from_the_sum_of_a_later_record() {
         segment_size: 1 << 20,
         sync_interval: Duration::from_secs(1),
         reserve: 0,
+        watchdog: Default::default(),
     };
     let (log, recovered) = Log::start(options, |error| panic!("{error}")).unwrap();
     log.finish();

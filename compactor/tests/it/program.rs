@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tallylight_proto::layout;
 use tallylight_proto::time::Hour;
 
+use crate::harness::{Compactor, Sockets, Systemd};
 use crate::testlog::{self, HOUR, MINUTE, START, TestLog, aged, crawled, event};
 
 fn command(data: &Path, args: &[&str]) -> Command {
@@ -335,6 +336,30 @@ fn following_publishes_as_the_log_grows_and_shows_its_ledger() {
     let after = watermark(&data).unwrap();
     assert_eq!(after["position"], log.position(), "at the end nothing waits");
     assert_eq!(after["counts"]["read"], 4);
+}
+
+#[test]
+fn systemd_hands_it_its_admin_port_and_is_told_that_it_follows_lives_and_ends() {
+    let (_folder, mut log) = log();
+    log.event(&event(1, 0));
+    log.commit();
+    let systemd = Systemd::new();
+    let mut environment = systemd.environment();
+    environment.push(("WATCHDOG_USEC", "900000".into()));
+    let sockets = Sockets::open();
+    // it sleeps for longer than it may be silent
+    let flags = ["--every", "1h", "--admin", "192.0.2.1:1"];
+    let mut compactor = Compactor::follow_on(&sockets, &environment, &log.data, &flags);
+    while systemd.hear() != "READY=1\nSTATUS=following the log" {}
+    let period = Duration::from_millis(900);
+    systemd.heard_within(period);
+    let heard = systemd.heard_within(4 * period);
+    assert!((8..=13).contains(&heard), "{heard}");
+    assert_eq!(compactor.metrics().get("tallylight_compactor_events_read_total"), 1.0);
+    compactor.tell_to_end();
+    let stopping = until("it to say so", || Some(systemd.hear()).filter(|said| said != "WATCHDOG=1"));
+    assert_eq!(stopping, "STOPPING=1\nSTATUS=committing what has been read");
+    assert!(until("its end", || compactor.ended()).success());
 }
 
 #[test]
