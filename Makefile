@@ -5,7 +5,7 @@ DATA ?= data
 export DATA
 
 .PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation restarts fmt lint bench-log bench-http \
-	bench-counters bench-udp bench-hostile fuzz clean
+	bench-counters bench-udp bench-hostile bench-compact fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -86,6 +86,13 @@ bench-udp: ## taking datagrams, beside rsyslog, syslog-ng and a bare loop
 bench-hostile: ## honest clients' latency and losses while the collector is attacked, beside quiet times
 	cargo build --release -p tallylight-collector
 	cargo run --release -p tallylight-benches -- hostile --rounds 3
+
+# make bench-compact EVENTS=10M
+EVENTS ?= 1M
+bench-compact: ## log → hourly Parquet, beside DuckDB, ClickHouse, Polars and DataFusion (EVENTS=number)
+	@benches/install-engines.sh
+	cargo build --release -p tallylight-compactor
+	cargo run --release -p tallylight-benches -- compact --events $(EVENTS) --rounds 4
 
 # One target, so many executions: make fuzz TARGET=decoder RUNS=1000000
 TARGET ?=

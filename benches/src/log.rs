@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use crossbeam_channel::bounded;
-use tallylight_collector::log::{Level, Log, Options, storage};
+use tallylight_collector::log::{Appender, Batch, Level, Log, Options, storage};
 use tallylight_proto::segment::{Framing, HEADER_LEN, framed_len};
 use tallylight_proto::{Event, layout, record};
 use tokio::sync::oneshot;
@@ -109,22 +109,15 @@ impl OurLog {
 
     fn append(&self, work: Work<'_>) -> Result<()> {
         let appender = self.log.appender();
-        let send = |mut batch| {
-            // a bench may wait where a front must shed
-            while let Err(full) = appender.try_send(batch) {
-                batch = full;
-                std::thread::yield_now();
-            }
-        };
         for events in work.batches() {
             let mut batch = appender.batch();
             events.for_each(|event| batch.push(event));
-            send(batch);
+            send(&appender, batch);
         }
         let (sender, receiver) = oneshot::channel();
         let mut last = appender.batch();
         last.ack_since(0, Level::Logged, sender);
-        send(last);
+        send(&appender, last);
         receiver.blocking_recv()?.map_err(|shed| anyhow!("shed: {}", shed.label()))
     }
 
@@ -138,6 +131,14 @@ impl OurLog {
             (self.finish)(&folder.join(&name), &folder.join(layout::SPARE).join(&name)).context(name)?;
         }
         Ok(())
+    }
+}
+
+/// Hands a batch to the log; a bench may wait where a front must shed.
+pub fn send(appender: &Appender, mut batch: Batch) {
+    while let Err(full) = appender.try_send(batch) {
+        batch = full;
+        std::thread::yield_now();
     }
 }
 

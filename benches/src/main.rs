@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod beacons;
+mod compact;
 mod compare;
 mod counters;
 mod hostile;
@@ -38,6 +39,11 @@ enum What {
     Counters(counters::Arguments),
     /// Honest clients' latency while the collector is attacked, beside their quiet one.
     Hostile(hostile::Arguments),
+    /// From the log to hourly Parquet, beside batch engines.
+    Compact(compact::Arguments),
+    /// The compactor's roll-up without rows, which `compact` starts.
+    #[command(hide = true)]
+    RollUp(compact::RollUpArguments),
     /// The bare loop, which `udp` starts.
     #[command(hide = true)]
     UdpReceiver(udp::ReceiverArguments),
@@ -51,6 +57,8 @@ fn main() -> anyhow::Result<()> {
         What::Http(http) => http::run(&http, arguments.rounds),
         What::Counters(counters) => counters::run(&counters),
         What::Hostile(hostile) => hostile::run(&hostile, arguments.rounds),
+        What::Compact(compact) => compact::run(&compact, arguments.rounds),
+        What::RollUp(roll_up) => compact::roll_up(&roll_up),
         What::UdpReceiver(receiver) => udp::receive(&receiver),
     }
 }

@@ -144,11 +144,7 @@ impl Process {
 
     /// Seconds of CPU that all its threads have used, also those that ended.
     pub fn cpu(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero()))?;
-        // the name, in parentheses, may have spaces in it; utime and stime are the 14th and 15th field
-        let (_, fields) = stat.rsplit_once(')').context("stat without a name")?;
-        let ticks: f64 = fields.split_ascii_whitespace().skip(11).take(2).map_while(|f| f.parse::<f64>().ok()).sum();
-        Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
+        cpu_of(self.pid)
     }
 
     /// Sends it a signal.
@@ -168,6 +164,15 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// Seconds of CPU that all threads of a process have used, also those that ended; it may have ended itself.
+pub fn cpu_of(pid: Pid) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    // the name, in parentheses, may have spaces in it; utime and stime are the 14th and 15th field
+    let (_, fields) = stat.rsplit_once(')').context("stat without a name")?;
+    let ticks: f64 = fields.split_ascii_whitespace().skip(11).take(2).map_while(|f| f.parse::<f64>().ok()).sum();
+    Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
 }
 
 impl Drop for Process {

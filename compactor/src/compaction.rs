@@ -17,19 +17,20 @@ use std::time::Instant;
 
 use tallylight_host::clock;
 use tallylight_proto::layout;
-use tallylight_proto::record::{self, Record};
+use tallylight_proto::ledger::Ledger;
+use tallylight_proto::record::{self, EventView, Record, RecordError};
 use tallylight_proto::segment::Framed;
 use tallylight_proto::time::{DAY_MS, Hour, Millis};
-use tallylight_proto::{Event, ledger::Ledger};
 use tallylight_service::Watchdog;
 use thiserror::Error;
 
+use crate::batch::{Batch, Decision, Fate};
 use crate::commit::{Commit, CommitError, Counts, Snapshot};
 use crate::crawlers::Crawlers;
 use crate::events::Events;
 use crate::groups::By;
 use crate::hourly::Hourly;
-use crate::hours::{Bounds, Due, Fate, HourError, Hours};
+use crate::hours::{Bounds, Due, HourError, Hours};
 use crate::index::{Index, IndexError, Limits, Verdict};
 use crate::ledger_check::LedgerCheck;
 use crate::log::{Item, LogError, Lost, Progress, Purpose, Reader};
@@ -74,6 +75,8 @@ pub struct Config {
     pub hour_bytes: usize,
     /// Fed with whatever takes long.
     pub watchdog: Watchdog,
+    /// Whether event rows are published, too. The program always does; what the rest costs can be measured without.
+    pub rows: bool,
 }
 
 /// Why compaction cannot go on.
@@ -129,7 +132,7 @@ impl Compaction {
         let snapshot = commit.as_ref().map(|commit| commit.snapshot.clone());
         let reader = Reader::new(&config.data, Purpose::Cover, snapshot.as_ref().map(|s| (s.place, s.salt)));
         let published = commit.as_ref().map(|commit| commit.hours.clone()).unwrap_or_default();
-        let hours = Hours::new(hourly, events, published, config.bounds, config.hour_bytes);
+        let hours = Hours::new(hourly, events, published, config.bounds, config.hour_bytes, config.rows);
         let sorter = Sorter::new(index, hours, snapshot.as_ref());
         Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit })
     }
@@ -165,6 +168,7 @@ impl Compaction {
             let is_enough = sorter.hours.is_full() || (taken.is_multiple_of(RECORDS_A_LOOK) && is_time());
             Ok::<_, CompactError>(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
+        sorter.take_batch()?;
         if let Some((place, salt)) = self.reader.begun().filter(|_| self.snapshots.is_empty()) {
             let records_before = place.ordinal.unwrap_or(0);
             let counts = Counts { records_before, ..Counts::default() };
@@ -270,10 +274,12 @@ impl Compaction {
 
 /// Gives each record of the log its fate and its hour.
 struct Sorter {
+    /// Events that are not judged yet.
+    batch: Batch,
     index: Index,
     crawlers: &'static Crawlers,
     /// User agents seen lately, and whether they are crawlers.
-    user_agents: HashMap<Box<str>, bool, foldhash::fast::RandomState>,
+    user_agents: HashMap<Box<[u8]>, bool, foldhash::fast::RandomState>,
     hours: Hours,
     counts: Counts,
     /// Whether a record was read, in this life or before.
@@ -290,6 +296,7 @@ impl Sorter {
         let has_begun = from.is_some();
         let from = from.cloned().unwrap_or_default();
         Self {
+            batch: Batch::default(),
             index,
             has_begun,
             crawlers: Crawlers::all(),
@@ -314,6 +321,14 @@ impl Sorter {
             self.has_begun = true;
             self.counts.records_before = framed.ordinal.saturating_sub(self.counts.ordinal());
         }
+        if let Item::Record(framed) = &item
+            && record::is_event(framed.payload)
+        {
+            self.batch.push(framed);
+            return if self.batch.is_full() { self.take_batch() } else { Ok(()) };
+        }
+        // what comes before it is counted before it
+        self.take_batch()?;
         match item {
             Item::Lost(lost) => self.lost(lost),
             // the collector counts again from where it was set back to
@@ -322,34 +337,61 @@ impl Sorter {
                 self.ledger = LedgerCheck::default();
             }
             Item::Record(framed) => match record::decode(framed.payload) {
-                Ok(Record::Event(event)) => self.event(&framed, &event)?,
                 Ok(Record::Ledger(ledger)) => self.ledger(&framed, &ledger),
-                Err(error) => {
-                    if self.may_tell() {
-                        let position = framed.position;
-                        tracing::error!(position, %error, "a record cannot be understood: it is skipped");
-                    }
-                    self.counts.damaged += 1;
-                    self.ledger.lost(1);
-                }
+                Ok(Record::Event(_)) => unreachable!("events are in batches"),
+                Err(error) => self.not_understood(framed.position, &error),
             },
         }
         Ok(())
     }
 
-    fn event(&mut self, framed: &Framed<'_>, event: &Event<'_>) -> Result<(), CompactError> {
-        let verdict = if event.id.made_here {
-            Verdict::First
-        } else {
-            self.index.judge(event.id.uuid, framed.position, event.received_at)?
-        };
+    fn not_understood(&mut self, position: u64, error: &RecordError) {
+        if self.may_tell() {
+            tracing::error!(position, %error, "a record cannot be understood: it is skipped");
+        }
+        self.counts.damaged += 1;
+        self.ledger.lost(1);
+    }
+
+    /// Decides about the events that were gathered, and takes them into their hours.
+    fn take_batch(&mut self) -> Result<(), CompactError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut events = Vec::with_capacity(batch.len());
+        for (position, event) in batch.events() {
+            events
+                .push(event.map(|event| (position, event)).map_err(|error| self.not_understood(position, &error)).ok());
+        }
+        let ids = events.iter().flatten().filter(|(_, event)| !event.id().made_here);
+        let ids: Vec<_> = ids.map(|(position, event)| (event.id().uuid, *position, event.received_at())).collect();
+        let mut verdicts = self.index.judge_all(&ids)?.into_iter();
+        let mut decisions = Vec::with_capacity(events.len());
+        for event in &events {
+            let Some((_, event)) = event else {
+                decisions.push(None);
+                continue;
+            };
+            let verdict = if event.id().made_here { Some(Verdict::First) } else { verdicts.next() };
+            let fate = self.fate(event, verdict.expect("one for each id"));
+            decisions.push(Some(Decision { place: self.hours.place(Hour::of(event.event_at()))?, fate }));
+        }
+        batch.decide(decisions);
+        self.hours.take(&batch);
+        batch.clear();
+        self.batch = batch;
+        Ok(())
+    }
+
+    /// What becomes of an event, which is counted.
+    fn fate(&mut self, event: &EventView<'_>, verdict: Verdict) -> Fate {
         let fate = match verdict {
             Verdict::Duplicate => Fate::Duplicate,
-            Verdict::First if self.is_crawler(&event.user_agent) => Fate::Bot,
+            Verdict::First if self.is_crawler(event.user_agent) => Fate::Bot,
             Verdict::First => Fate::Counted,
         };
-        self.hours.take(framed, event, fate)?;
-        let of_front = &mut self.counts.fronts[event.front.index()];
+        let of_front = &mut self.counts.fronts[event.front().index()];
         of_front.read += 1;
         match fate {
             Fate::Duplicate => of_front.duplicates += 1,
@@ -357,12 +399,12 @@ impl Sorter {
             Fate::Counted => {
                 of_front.counted += 1;
                 self.counts.late += u64::from(event.is_late());
-                self.counts.client_lost += u64::from(event.lost);
+                self.counts.client_lost += u64::from(event.lost());
             }
         }
-        self.log_time = event.received_at;
-        self.ledger.event(event.front);
-        Ok(())
+        self.log_time = event.received_at();
+        self.ledger.event(event.front());
+        fate
     }
 
     fn ledger(&mut self, framed: &Framed<'_>, ledger: &Ledger) {
@@ -409,11 +451,11 @@ impl Sorter {
         self.told <= PLACES_TOLD
     }
 
-    fn is_crawler(&mut self, user_agent: &str) -> bool {
+    fn is_crawler(&mut self, user_agent: &[u8]) -> bool {
         if let Some(known) = self.user_agents.get(user_agent) {
             return *known;
         }
-        let is_crawler = self.crawlers.is_crawler(user_agent);
+        let is_crawler = self.crawlers.is_crawler(&String::from_utf8_lossy(user_agent));
         if self.user_agents.len() >= USER_AGENTS {
             self.user_agents.clear();
         }

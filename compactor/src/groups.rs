@@ -8,14 +8,14 @@
 //! keeps it, and one that found no room never finds any, for groups are never removed. So it does not matter either whether
 //! records are counted one by one or groups of later records are merged in the order in which they were begun.
 
-use std::hash::{BuildHasher, Hasher};
-
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
-use tallylight_proto::Event;
+use hashbrown::HashMap;
+use tallylight_proto::record::EventView;
 use tallylight_proto::time::Millis;
 
-use crate::visitors::Visitors;
+use crate::batch::{Fate, Taken};
+use crate::texts::{ABSENT, Texts};
+use crate::visitors::{self, Visitors};
 
 /// The columns that always are part of a group's key.
 pub const BASE_COLUMNS: [&str; 3] = ["site", "event", "target"];
@@ -27,6 +27,8 @@ pub const OTHER: &str = "(other)";
 const KEPT_FOR_OTHER: usize = 8;
 /// The first columns, site and event, are given up last.
 const TARGET_COLUMN: usize = 2;
+/// Visitors that are seen before they are sorted into their groups: 8 MiB.
+const MOST_SEEN: usize = 1 << 20;
 /// What a group takes besides its text: more, up to 4 KiB, only where it has many visitors.
 const GROUP_BYTES: usize = 300;
 
@@ -55,11 +57,11 @@ impl By {
         }
     }
 
-    fn of<'e>(self, event: &'e Event<'_>) -> &'e str {
+    fn of<'e>(self, event: &EventView<'e>) -> &'e [u8] {
         match self {
-            By::Item => &event.item,
-            By::Placement => &event.placement,
-            By::Page => &event.page,
+            By::Item => event.item,
+            By::Placement => event.placement,
+            By::Page => event.page,
         }
     }
 }
@@ -67,15 +69,15 @@ impl By {
 /// What a group is called: its columns' texts, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'a> {
-    parts: [&'a str; MAX_COLUMNS],
+    parts: [&'a [u8]; MAX_COLUMNS],
     columns: usize,
 }
 
 impl<'a> Key<'a> {
     /// Of the group in which an event belongs.
-    pub fn of(event: &'a Event<'_>, by: &[By]) -> Self {
-        let mut parts = [""; MAX_COLUMNS];
-        parts[..BASE_COLUMNS.len()].copy_from_slice(&[&event.site, &event.event, &event.target]);
+    pub fn of(event: &EventView<'a>, by: &[By]) -> Self {
+        let mut parts: [&[u8]; MAX_COLUMNS] = [b""; MAX_COLUMNS];
+        parts[..BASE_COLUMNS.len()].copy_from_slice(&[event.site, event.event, event.target]);
         for (part, by) in parts[BASE_COLUMNS.len()..].iter_mut().zip(by) {
             *part = by.of(event);
         }
@@ -83,10 +85,10 @@ impl<'a> Key<'a> {
     }
 
     /// Of these columns, at most [`MAX_COLUMNS`].
-    pub fn new(columns: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut key = Self { parts: [""; MAX_COLUMNS], columns: 0 };
+    pub fn new<T: AsRef<[u8]> + ?Sized + 'a>(columns: impl IntoIterator<Item = &'a T>) -> Self {
+        let mut key = Self { parts: [b""; MAX_COLUMNS], columns: 0 };
         for (part, text) in key.parts.iter_mut().zip(columns) {
-            *part = text;
+            *part = text.as_ref();
             key.columns += 1;
         }
         key
@@ -94,7 +96,7 @@ impl<'a> Key<'a> {
 
     /// The same with `(other)` in the columns from this one on.
     fn with_other_from(mut self, column: usize) -> Self {
-        self.parts[column..self.columns].fill(OTHER);
+        self.parts[column..self.columns].fill(OTHER.as_bytes());
         self
     }
 
@@ -103,8 +105,18 @@ impl<'a> Key<'a> {
         GROUP_BYTES + self.parts().iter().map(|part| part.len()).sum::<usize>()
     }
 
-    fn parts(&self) -> &[&'a str] {
+    fn parts(&self) -> &[&'a [u8]] {
         &self.parts[..self.columns]
+    }
+
+    /// Appends it as one text: where each column ends, and then the columns.
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut end = 0;
+        for part in self.parts() {
+            end += u32::try_from(part.len()).expect("a record is at most 256 KiB");
+            out.extend_from_slice(&end.to_le_bytes());
+        }
+        self.parts().iter().for_each(|part| out.extend_from_slice(part));
     }
 }
 
@@ -130,14 +142,13 @@ pub struct Measures {
 }
 
 impl Measures {
-    /// Counts an event in.
-    pub fn count(&mut self, event: &Event<'_>) {
+    /// Counts an event in, its visitor excepted.
+    fn count(&mut self, event: &EventView<'_>) {
         let at = event.event_at();
         self.events += 1;
         self.late += i64::from(event.is_late());
-        self.client_lost += i64::from(event.lost);
-        self.visitors.add(&event.visitor);
-        if let Some(value) = event.value {
+        self.client_lost += i64::from(event.lost());
+        if let Some(value) = event.value() {
             *self.value_sum.get_or_insert(0) += i128::from(value.0);
         }
         self.times = Some(self.times.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
@@ -164,146 +175,214 @@ impl Measures {
 }
 
 /// One group.
-#[derive(Clone, Debug)]
-pub struct Group {
-    /// The columns' texts, one behind the other.
-    text: Box<str>,
-    /// Where each of them ends.
-    ends: [u32; MAX_COLUMNS],
+#[derive(Clone, Copy, Debug)]
+pub struct Group<'a> {
+    /// See [`Key::write`].
+    key: &'a [u8],
+    columns: usize,
     /// What is measured.
-    pub measures: Measures,
+    pub measures: &'a Measures,
 }
 
-impl Group {
+impl<'a> Group<'a> {
     /// A column of the key.
-    pub fn column(&self, column: usize) -> &str {
-        let from = column.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.text[from as usize..self.ends[column] as usize]
+    pub fn column(&self, column: usize) -> &'a [u8] {
+        let end = |column: usize| u32::from_le_bytes(self.key.as_chunks().0[column]) as usize;
+        let from = column.checked_sub(1).map_or(0, end);
+        &self.key[END_BYTES * self.columns..][from..end(column)]
     }
 
-    fn new(key: &Key<'_>) -> Self {
-        let mut ends = [0; MAX_COLUMNS];
-        let mut end = 0;
-        for (slot, part) in ends.iter_mut().zip(key.parts) {
-            end += u32::try_from(part.len()).expect("a record is at most 256 KiB");
-            *slot = end;
-        }
-        Self { text: key.parts().concat().into(), ends, measures: Measures::default() }
+    fn target(&self) -> &'a [u8] {
+        self.column(TARGET_COLUMN)
     }
 
-    fn is(&self, key: &Key<'_>) -> bool {
-        key.parts().iter().enumerate().all(|(column, part)| self.column(column) == *part)
+    /// The columns from the target on.
+    fn rest(&self) -> impl Iterator<Item = &'a [u8]> {
+        (TARGET_COLUMN..self.columns).map(|column| self.column(column))
     }
 }
+
+/// What says where a column ends.
+const END_BYTES: usize = size_of::<u32>();
 
 /// All groups of an hour.
 #[derive(Clone, Debug, Default)]
 pub struct Groups {
-    /// Places in `groups`.
-    table: HashTable<u32>,
-    hasher: RandomState,
-    groups: Vec<Group>,
+    keys: Texts,
+    /// Of each key, by its number.
+    measures: Vec<Measures>,
     bytes: usize,
+    /// Visitors that are not in the measures yet, by their coupons, and the numbers of their groups.
+    seen: Vec<(u32, u32)>,
+    /// For keys that are looked for.
+    scratch: Vec<u8>,
 }
 
 impl Groups {
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.groups.len()
+        self.measures.len()
     }
 
     /// About how many bytes they take: their texts, and what a group with few visitors takes besides.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.seen.len() * size_of::<(u32, u32)>()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.measures.is_empty()
     }
 
     /// The measures of a group, new if there was none.
     pub fn of(&mut self, key: &Key<'_>) -> &mut Measures {
-        let hash = hash(&self.hasher, key.parts().iter().copied());
-        let groups = &mut self.groups;
-        let place = match self.table.find(hash, |place| groups[*place as usize].is(key)) {
-            Some(place) => *place,
-            None => {
-                let place = u32::try_from(groups.len()).expect("memory ends before four billion groups");
-                groups.push(Group::new(key));
-                self.bytes += key.group_bytes();
-                let columns = key.columns;
-                let hasher = &self.hasher;
-                let of_group = |place: &u32| {
-                    let group = &groups[*place as usize];
-                    hash_of(hasher, group, columns)
-                };
-                self.table.insert_unique(hash, place, of_group);
-                place
-            }
-        };
-        &mut self.groups[place as usize].measures
+        let number = self.number_of(key);
+        &mut self.measures[number as usize]
     }
 
-    /// The same where all groups may take about so many bytes. What has no room counts as another target of its site and
-    /// event, and if that has none either, as another event of another site.
-    pub fn of_within(&mut self, key: &Key<'_>, most: usize) -> &mut Measures {
+    fn number_of(&mut self, key: &Key<'_>) -> u32 {
+        self.scratch.clear();
+        key.write(&mut self.scratch);
+        let number = self.keys.number(&self.scratch);
+        if number as usize == self.measures.len() {
+            self.measures.push(Measures::default());
+            self.bytes += key.group_bytes();
+        }
+        number
+    }
+
+    /// The number of a group where all may take about so many bytes. What has no room counts as another target of its site
+    /// and event, and if that has none either, as another event of another site.
+    fn number_within(&mut self, key: &Key<'_>, most: usize) -> u32 {
         let of_site = key.with_other_from(TARGET_COLUMN);
         if self.has_room(key, most - most / KEPT_FOR_OTHER) {
-            self.of(key)
+            self.number_of(key)
         } else if self.has_room(&of_site, most) {
-            self.of(&of_site)
+            self.number_of(&of_site)
         } else {
-            self.of(&key.with_other_from(0))
+            self.number_of(&key.with_other_from(0))
         }
     }
 
-    fn has_room(&self, key: &Key<'_>, most: usize) -> bool {
+    fn has_room(&mut self, key: &Key<'_>, most: usize) -> bool {
         self.bytes + key.group_bytes() <= most || self.has(key)
     }
 
-    fn has(&self, key: &Key<'_>) -> bool {
-        let hash = hash(&self.hasher, key.parts().iter().copied());
-        self.table.find(hash, |place| self.groups[*place as usize].is(key)).is_some()
+    fn has(&mut self, key: &Key<'_>) -> bool {
+        self.scratch.clear();
+        key.write(&mut self.scratch);
+        self.keys.find(&self.scratch) != ABSENT
+    }
+
+    /// Counts events in, where all groups may take about so many bytes.
+    pub fn count_within(&mut self, events: &[Taken<'_>], by: &[By], most: usize) {
+        let (mut bytes, mut ends) = (std::mem::take(&mut self.scratch), Vec::with_capacity(events.len()));
+        bytes.clear();
+        for taken in events {
+            Key::of(&taken.event, by).write(&mut bytes);
+            ends.push(bytes.len());
+        }
+        let begins = [0].into_iter().chain(ends.iter().copied());
+        let keys: Vec<&[u8]> = begins.zip(&ends).map(|(begin, end)| &bytes[begin..*end]).collect();
+        let mut numbers = Vec::with_capacity(events.len());
+        self.keys.find_all(&keys, &mut numbers);
+        self.scratch = bytes;
+        for (taken, number) in events.iter().zip(numbers) {
+            let event = &taken.event;
+            let number = if number == ABSENT { self.number_within(&Key::of(event, by), most) } else { number };
+            let measures = &mut self.measures[number as usize];
+            match taken.fate {
+                Fate::Counted => {
+                    measures.count(event);
+                    self.seen.extend(visitors::coupon(event.visitor).map(|coupon| (number, coupon)));
+                }
+                Fate::Bot => measures.bot_events += 1,
+                Fate::Duplicate => measures.duplicates += 1,
+            }
+        }
+        if self.seen.len() >= MOST_SEEN {
+            self.settle();
+        }
+    }
+
+    /// Takes the visitors that were seen into the measures.
+    fn settle(&mut self) {
+        // sorted by their groups' numbers, by counting
+        let mut ends = vec![0_u32; self.measures.len() + 1];
+        self.seen.iter().for_each(|(number, _)| ends[*number as usize + 1] += 1);
+        (1..ends.len()).for_each(|at| ends[at] += ends[at - 1]);
+        let mut coupons = vec![0; self.seen.len()];
+        for (number, coupon) in self.seen.drain(..) {
+            let end = &mut ends[number as usize];
+            coupons[*end as usize] = coupon;
+            *end += 1;
+        }
+        let mut rest = &mut coupons[..];
+        let mut begin = 0;
+        for (measures, end) in self.measures.iter_mut().zip(ends) {
+            let (of_group, behind) = rest.split_at_mut((end - begin) as usize);
+            (rest, begin) = (behind, end);
+            if !of_group.is_empty() {
+                measures.visitors.add_coupons(of_group);
+            }
+        }
     }
 
     /// Counts in groups, with so many columns, of later records, in the order in which they were begun.
-    pub fn merge_within(&mut self, later: &Groups, columns: usize, most: usize) {
-        for group in &later.groups {
-            let key = Key::new((0..columns).map(|column| group.column(column)));
-            self.of_within(&key, most).merge(&group.measures);
+    pub fn merge_within(&mut self, mut later: Groups, columns: usize, most: usize) {
+        later.settle();
+        for group in later.all(columns) {
+            let number = self.number_within(&Key::new((0..columns).map(|column| group.column(column))), most);
+            self.measures[number as usize].merge(group.measures);
         }
     }
 
     /// All of them, ordered by their columns, bytewise.
-    pub fn sorted(&self, columns: usize) -> Vec<&Group> {
-        let mut groups: Vec<&Group> = self.groups.iter().collect();
-        groups.sort_unstable_by(|a, b| {
-            (0..columns)
-                .map(|column| a.column(column).cmp(b.column(column)))
-                .find(|order| order.is_ne())
-                .unwrap_or(std::cmp::Ordering::Equal)
-        });
-        groups
+    pub fn sorted(&mut self, columns: usize) -> Vec<Group<'_>> {
+        self.settle();
+        // few sites have few events each, and of one site's targets the first difference mostly tells
+        let mut by_site: HashMap<[&[u8]; TARGET_COLUMN], Vec<Group<'_>>, RandomState> = HashMap::default();
+        for group in self.all(columns) {
+            by_site.entry([group.column(0), group.column(1)]).or_default().push(group);
+        }
+        let mut by_site: Vec<_> = by_site.into_iter().collect();
+        by_site.sort_unstable_by_key(|(site, _)| *site);
+        let mut sorted = Vec::with_capacity(self.len());
+        for (_, groups) in by_site {
+            let first = groups.first().map_or(&b""[..], Group::target);
+            let alike = groups.iter().map(|group| common_len(first, group.target())).min().unwrap_or(0);
+            let mut keyed: Vec<_> =
+                groups.into_iter().map(|group| (leading(&group.target()[alike..]), group)).collect();
+            keyed.sort_unstable_by(|(a, group), (b, other)| a.cmp(b).then_with(|| group.rest().cmp(other.rest())));
+            sorted.extend(keyed.into_iter().map(|(_, group)| group));
+        }
+        sorted
+    }
+
+    fn all(&self, columns: usize) -> impl Iterator<Item = Group<'_>> {
+        self.keys.iter().zip(&self.measures).map(move |(key, measures)| Group { key, columns, measures })
     }
 }
 
-fn hash_of(hasher: &RandomState, group: &Group, columns: usize) -> u64 {
-    hash(hasher, (0..columns).map(|column| group.column(column)))
+fn common_len(text: &[u8], other: &[u8]) -> usize {
+    text.iter().zip(other).take_while(|(ours, theirs)| ours == theirs).count()
 }
 
-fn hash<'a>(hasher: &RandomState, parts: impl Iterator<Item = &'a str>) -> u64 {
-    let mut hasher = hasher.build_hasher();
-    for part in parts {
-        hasher.write(part.as_bytes());
-        hasher.write_usize(part.len());
-    }
-    hasher.finish()
+/// The first bytes of a text, as a number that has their order.
+fn leading(text: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let len = text.len().min(8);
+    bytes[..len].copy_from_slice(&text[..len]);
+    u64::from_be_bytes(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn text(group: &Group<'_>, column: usize) -> String {
+        String::from_utf8(group.column(column).to_vec()).unwrap()
+    }
 
     #[test]
     fn texts_that_run_together_are_other_groups() {
@@ -312,14 +391,8 @@ mod tests {
         groups.of(&Key::new(["a", "bc", ""])).events += 2;
         groups.of(&Key::new(["ab", "", "c"])).events += 3;
         groups.of(&Key::new(["ab", "c", ""])).events += 10;
-        let sorted: Vec<_> = groups
-            .sorted(3)
-            .iter()
-            .map(|g| (g.column(0), g.column(1), g.column(2), g.measures.events))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|(a, b, c, n)| (a.to_owned(), b.to_owned(), c.to_owned(), n))
-            .collect();
+        let sorted: Vec<_> =
+            groups.sorted(3).iter().map(|g| (text(g, 0), text(g, 1), text(g, 2), g.measures.events)).collect();
         let expected = [("a", "bc", "", 2), ("ab", "", "c", 3), ("ab", "c", "", 11)];
         assert_eq!(sorted, expected.map(|(a, b, c, n)| (a.to_owned(), b.to_owned(), c.to_owned(), n)));
     }
@@ -337,14 +410,18 @@ mod tests {
                 let parts = key(record);
                 let key = Key::new(parts.iter().map(String::as_str));
                 // what is not whole is not limited
-                let measures = if run == 0 { all.of_within(&key, most) } else { later.of(&key) };
-                measures.events += 1;
+                if run == 0 {
+                    let number = all.number_within(&key, most);
+                    all.measures[number as usize].events += 1;
+                } else {
+                    later.of(&key).events += 1;
+                }
             }
-            all.merge_within(&later, 3, most);
+            all.merge_within(later, 3, most);
             begin = end;
         }
         assert!(all.bytes() <= most.saturating_add(Key::new([OTHER; 3]).group_bytes()));
-        let name = |group: &Group| format!("{} {} {}", group.column(0), group.column(1), group.column(2));
+        let name = |group: &Group<'_>| [0, 1, 2].map(|column| text(group, column)).join(" ");
         all.sorted(3).iter().map(|group| (name(group), group.measures.events)).collect()
     }
 
@@ -364,6 +441,25 @@ mod tests {
         assert_eq!(names(0), ["(other) (other) (other)"]);
         assert!(names(3_000).contains(&"a click (other)".to_owned()) && names(3_000).contains(&"a click 0".to_owned()));
         assert!(!names(usize::MAX).iter().any(|name| name.contains(OTHER)));
+    }
+
+    #[test]
+    fn groups_are_sorted_by_their_columns_bytewise() {
+        let texts =
+            ["", "\0", "a", "a\0", "ab", "abcdefgh", "abcdefgh\0", "abcdefghi", "abcdefgi", "b", "é", "\u{ffff}"];
+        let mut expected: Vec<[&str; 4]> = Vec::new();
+        for (n, site) in texts.iter().enumerate() {
+            for (m, target) in texts.iter().enumerate() {
+                let (event, item) = (texts[(n + m) % 3], texts[n * m % 5]);
+                expected.push([site, event, target, item]);
+            }
+        }
+        let mut groups = Groups::default();
+        expected.iter().for_each(|key| groups.of(&Key::new(*key)).events += 1);
+        expected.sort_unstable();
+        let sorted: Vec<_> =
+            groups.sorted(4).iter().map(|group| [0, 1, 2, 3].map(|column| text(group, column))).collect();
+        assert_eq!(sorted, expected);
     }
 
     #[test]

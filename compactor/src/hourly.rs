@@ -1,7 +1,7 @@
 //! An hour's aggregate as a Parquet file.
 //!
 //! The rule: **the bytes depend only on the hour's records up to the covered position.** Groups are sorted,
-//! sketches canonical, sums exact, batches of fixed size; nothing of the run gets in.
+//! sketches canonical, sums exact, row groups of fixed size; nothing of the run gets in.
 //!
 //! ```text
 //! hour_start  site event target [by…]  events bot_events duplicates late client_lost
@@ -13,27 +13,28 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMillisecondType};
-use arrow_array::{
-    Array, ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
-};
+use arrow_array::{Array, BinaryArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
-use parquet::basic::Compression;
 use parquet::file::metadata::SortingColumn;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::SchemaDescPtr;
 use tallylight_proto::layout;
 use tallylight_proto::time::Hour;
 
+use crate::chunk::{Chunk, Encoder, Levels};
 use crate::events::hours_from;
 use crate::groups::{BASE_COLUMNS, By, Group, Groups, Key, Measures};
 use crate::parquet_file::{self, Batches, FileError, Writer};
 use crate::storage::{self, StorageError};
 use crate::sum;
+use crate::texts::TextColumn;
 use crate::visitors::Visitors;
 
-/// Groups that become Arrow arrays at a time. Fixed, since pages may begin where a batch does.
-const BATCH_ROWS: usize = 8192;
+/// Groups of a row group: what a reader must take at once.
+const ROW_GROUP_ROWS: usize = 128 * 1024;
+/// Bytes of its sketches, so that many large ones do not stand in memory together.
+const ROW_GROUP_BYTES: usize = 32 << 20;
 const SKETCH: &str = "visitors_sketch";
 const MEASURES: [&str; 6] = ["events", "bot_events", "duplicates", "late", "client_lost", "visitors"];
 
@@ -44,6 +45,8 @@ pub struct Hourly {
     node: String,
     by: Vec<By>,
     schema: SchemaRef,
+    /// The same as Parquet has it.
+    parquet: SchemaDescPtr,
 }
 
 /// An hour's aggregate, read back.
@@ -58,7 +61,9 @@ pub struct Loaded {
 impl Hourly {
     /// Those of a node, under `OUT`.
     pub fn new(out: &Path, node: &str, by: &[By]) -> Self {
-        Self { out: out.join(layout::HOURLY), node: node.to_owned(), by: by.to_vec(), schema: schema(by) }
+        let schema = schema(by);
+        let parquet = parquet_file::schema(&schema);
+        Self { out: out.join(layout::HOURLY), node: node.to_owned(), by: by.to_vec(), schema, parquet }
     }
 
     /// The columns that are grouped by beside those that always are.
@@ -77,21 +82,25 @@ impl Hourly {
     }
 
     /// Puts an hour's file in the place of the one that was there.
-    pub fn write(&self, hour: Hour, groups: &Groups, covered: u64) -> Result<(), FileError> {
+    pub fn write(&self, hour: Hour, groups: &mut Groups, covered: u64) -> Result<(), FileError> {
         let path = self.path(hour);
         storage::create_dir_all(path.parent().expect("the file is in its hour's folder"))?;
         let sorted = groups.sorted(self.columns());
-        let mut writer = Writer::create(&path, Arc::clone(&self.schema), self.properties())?;
-        let mut exact = Vec::new();
-        for (batch, groups) in sorted.chunks(BATCH_ROWS).enumerate() {
-            for (row, group) in groups.iter().enumerate() {
-                if let Some(micros) = group.measures.value_sum.filter(|micros| !sum::is_given_back(*micros)) {
-                    exact.push((batch * BATCH_ROWS + row, micros.to_string()));
-                }
-            }
-            let batch = self.batch(hour, groups);
-            writer.write(&RecordBatch::try_new(Arc::clone(&self.schema), batch).expect("columns as in the schema"))?;
+        let mut writer = Writer::create(&path, &self.parquet, self.properties())?;
+        let mut encoder = Encoder::default();
+        let mut rest = &sorted[..];
+        while !rest.is_empty() {
+            let (groups, behind) = rest.split_at(row_group_len(rest));
+            writer.write(self.row_group(hour, groups, &mut encoder))?;
+            rest = behind;
         }
+        let exact: Vec<(usize, String)> = sorted
+            .iter()
+            .enumerate()
+            .filter_map(|(row, group)| Some((row, group.measures.value_sum?)))
+            .filter(|(_, micros)| !sum::is_given_back(*micros))
+            .map(|(row, micros)| (row, micros.to_string()))
+            .collect();
         let mut footer = vec![
             (parquet_file::NODE, self.node.clone()),
             (parquet_file::COVERED_POSITION, covered.to_string()),
@@ -174,43 +183,46 @@ impl Hourly {
             descending: false,
             nulls_first: false,
         };
-        // sketches are incompressible, and never the same
-        let sketch = || ColumnPath::from(SKETCH);
-        parquet_file::properties()
-            .set_sorting_columns(Some(keys.map(sorting).collect()))
-            .set_column_dictionary_enabled(sketch(), false)
-            .set_column_statistics_enabled(sketch(), EnabledStatistics::None)
-            .set_column_compression(sketch(), Compression::UNCOMPRESSED)
-            .build()
+        parquet_file::properties().set_sorting_columns(Some(keys.map(sorting).collect())).build()
     }
 
-    fn batch(&self, hour: Hour, groups: &[&Group]) -> Vec<ArrayRef> {
-        let numbers = |number: fn(&Measures) -> i64| -> ArrayRef {
-            Arc::new(Int64Array::from_iter_values(groups.iter().map(|group| number(&group.measures))))
-        };
-        let times = |time: fn(&Measures) -> Option<i64>| -> ArrayRef {
-            let times = groups.iter().map(|group| time(&group.measures));
-            Arc::new(TimestampMillisecondArray::from_iter(times).with_timezone("UTC"))
-        };
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
-        let starts = TimestampMillisecondArray::from_value(hour.start(), groups.len());
-        columns.push(Arc::new(starts.with_timezone("UTC")));
+    /// The chunks of these groups, in the order of the schema.
+    fn row_group(&self, hour: Hour, groups: &[Group<'_>], encoder: &mut Encoder) -> Vec<Chunk> {
+        let columns = &mut self.parquet.columns().iter();
+        let mut next = || columns.next().expect("the schema has all columns");
+        let mut chunks = Vec::with_capacity(self.parquet.num_columns());
+        chunks.push(encoder.numbers(next(), Levels::Required, &vec![hour.start(); groups.len()]));
         for column in 0..self.columns() {
-            columns.push(Arc::new(StringArray::from_iter_values(groups.iter().map(|group| group.column(column)))));
+            let mut texts = TextColumn::default();
+            groups.iter().for_each(|group| texts.push(group.column(column)));
+            chunks.push(encoder.texts(next(), Levels::Required, &texts.texts, &texts.numbers));
         }
-        columns.extend([
-            numbers(|m| m.events),
-            numbers(|m| m.bot_events),
-            numbers(|m| m.duplicates),
-            numbers(|m| m.late),
-            numbers(|m| m.client_lost),
-            numbers(|m| m.visitors.estimate()),
-            Arc::new(BinaryArray::from_iter_values(groups.iter().map(|group| group.measures.visitors.to_sketch()))),
-            Arc::new(Float64Array::from_iter(groups.iter().map(|group| group.measures.value_sum.map(sum::to_f64)))),
-            times(|m| m.times.map(|times| times.0)),
-            times(|m| m.times.map(|times| times.1)),
-        ]);
-        columns
+        let numbers: [fn(&Measures) -> i64; MEASURES.len()] = [
+            |m| m.events,
+            |m| m.bot_events,
+            |m| m.duplicates,
+            |m| m.late,
+            |m| m.client_lost,
+            |m| m.visitors.estimate(),
+        ];
+        for number in numbers {
+            let numbers: Vec<i64> = groups.iter().map(|group| number(group.measures)).collect();
+            chunks.push(encoder.numbers(next(), Levels::Required, &numbers));
+        }
+        let (mut sketches, mut ends) = (Vec::new(), Vec::with_capacity(groups.len()));
+        for group in groups {
+            group.measures.visitors.write_sketch(&mut sketches);
+            ends.push(sketches.len());
+        }
+        chunks.push(encoder.binaries(next(), &sketches, &ends));
+        let has_sum: Vec<bool> = groups.iter().map(|group| group.measures.value_sum.is_some()).collect();
+        let sums: Vec<f64> = groups.iter().filter_map(|group| group.measures.value_sum).map(sum::to_f64).collect();
+        chunks.push(encoder.doubles(next(), Levels::Optional(&has_sum), &sums));
+        let has_times: Vec<bool> = groups.iter().map(|group| group.measures.times.is_some()).collect();
+        let (first, last): (Vec<i64>, Vec<i64>) = groups.iter().filter_map(|group| group.measures.times).unzip();
+        chunks.push(encoder.times(next(), Levels::Optional(&has_times), &first));
+        chunks.push(encoder.times(next(), Levels::Optional(&has_times), &last));
+        chunks
     }
 }
 
@@ -245,6 +257,15 @@ pub(crate) fn sweep(table: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), 
         }
     }
     if storage::is_dir(table) { storage::sync_dir(table) } else { Ok(()) }
+}
+
+/// How many of these groups, in their order, are a row group.
+fn row_group_len(groups: &[Group<'_>]) -> usize {
+    let sketches = groups.iter().scan(0, |bytes, group| {
+        *bytes += group.measures.visitors.sketch_len();
+        Some(*bytes)
+    });
+    sketches.take(ROW_GROUP_ROWS).take_while(|bytes| *bytes <= ROW_GROUP_BYTES).count().max(1)
 }
 
 fn schema(by: &[By]) -> SchemaRef {
@@ -340,14 +361,14 @@ mod tests {
         let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
         assert!(hourly.load(Hour(7)).unwrap().is_none());
         assert_eq!(hourly.covered(Hour(7)).unwrap(), None);
-        hourly.write(Hour(7), &groups(false), 4711).unwrap();
+        hourly.write(Hour(7), &mut groups(false), 4711).unwrap();
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
         let loaded = hourly.load(Hour(7)).unwrap().unwrap();
         assert_eq!((loaded.covered, hourly.covered(Hour(7)).unwrap()), (4711, Some(4711)));
-        let sums = |groups: &Groups| groups.sorted(4).iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
-        assert_eq!(sums(&loaded.groups), sums(&groups(false)));
-        for again in [loaded.groups, groups(true)] {
-            hourly.write(Hour(7), &again, 4711).unwrap();
+        let sums = |mut groups: Groups| groups.sorted(4).iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
+        assert_eq!(sums(loaded.groups.clone()), sums(groups(false)));
+        for mut again in [loaded.groups, groups(true)] {
+            hourly.write(Hour(7), &mut again, 4711).unwrap();
             assert!(storage::read(&hourly.path(Hour(7))).unwrap() == bytes, "other bytes");
         }
     }
@@ -356,7 +377,7 @@ mod tests {
     fn an_hour_grouped_otherwise_or_cut_short_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
-        hourly.write(Hour(7), &groups(false), 1).unwrap();
+        hourly.write(Hour(7), &mut groups(false), 1).unwrap();
         let other = Hourly::new(folder.path(), "n", &[By::Page]);
         assert!(matches!(other.load(Hour(7)), Err(FileError::Foreign { .. })));
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
@@ -370,7 +391,7 @@ mod tests {
         let hourly = Hourly::new(folder.path(), "n", &[]);
         let mut groups = Groups::default();
         groups.of(&Key::new(["site", "click", "target"])).visitors.add("v");
-        hourly.write(Hour(7), &groups, 4711).unwrap();
+        hourly.write(Hour(7), &mut groups, 4711).unwrap();
         let path = hourly.path(Hour(7));
         let whole = storage::read(&path).unwrap();
         let mut errors = 0;
@@ -392,7 +413,7 @@ mod tests {
     fn only_our_own_litter_is_swept() {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[]);
-        hourly.write(Hour(7), &groups(false), 1).unwrap();
+        hourly.write(Hour(7), &mut groups(false), 1).unwrap();
         let here = hourly.path(Hour(7)).with_file_name("x");
         let litter = [".tmp-n.parquet~", ".tmp-n2.parquet~", "x"].map(|name| here.with_file_name(name));
         litter.iter().for_each(|path| storage::write_new(path, b"").unwrap());

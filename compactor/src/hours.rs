@@ -9,13 +9,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tallylight_host::clock;
-use tallylight_proto::Event;
-use tallylight_proto::segment::Framed;
 use tallylight_proto::time::Hour;
 use thiserror::Error;
 
+use crate::batch::{Batch, Fate, Taken};
 use crate::events::{Events, Pending};
-use crate::groups::{Groups, Key};
+use crate::groups::{By, Groups};
 use crate::hourly::Hourly;
 use crate::parquet_file::FileError;
 
@@ -37,17 +36,6 @@ impl Default for Bounds {
     fn default() -> Self {
         Self { part_bytes: 64 << 20, pending_bytes: 256 << 20, group_bytes: 320 << 20 }
     }
-}
-
-/// What becomes of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It counts.
-    Counted,
-    /// A declared crawler caused it.
-    Bot,
-    /// Another copy of it counts.
-    Duplicate,
 }
 
 /// Why an hour cannot be compacted.
@@ -116,22 +104,27 @@ pub struct Hours {
     bounds: Bounds,
     /// Bytes that the groups of one hour may take: unlike the bounds it decides what is published.
     most_bytes: usize,
+    /// Whether rows are published.
+    rows: bool,
     group_bytes: usize,
     pending_bytes: usize,
 }
 
 impl Hours {
-    /// No hour yet; `published` is what the commit says of them, `most_bytes` what the groups of one may take.
+    /// No hour yet; `published` is what the commit says of them, `most_bytes` what the groups of one may take, `rows`
+    /// whether events are published beside them.
     pub fn new(
         hourly: Hourly,
         events: Events,
         published: BTreeMap<Hour, u64>,
         bounds: Bounds,
         most_bytes: usize,
+        rows: bool,
     ) -> Self {
         Self {
             bounds,
             most_bytes,
+            rows,
             hourly,
             events,
             states: Vec::new(),
@@ -143,37 +136,23 @@ impl Hours {
         }
     }
 
-    /// Takes an event's record into its hour. Records come in log order.
-    pub fn take(&mut self, record: &Framed<'_>, event: &Event<'_>, fate: Fate) -> Result<(), HourError> {
-        let hour = Hour::of(event.event_at());
-        let place = match self.last {
-            Some((last, place)) if last == hour => place,
-            _ => self.touch(hour)?,
-        };
-        let state = &mut self.states[place];
-        if record.end > state.grouped {
-            let before = state.groups.bytes();
-            let key = Key::of(event, self.hourly.by());
-            // what is not whole cannot know what has room: that shows when it is merged
-            let measures =
-                if state.whole { state.groups.of_within(&key, self.most_bytes) } else { state.groups.of(&key) };
-            match fate {
-                Fate::Counted => measures.count(event),
-                Fate::Bot => measures.bot_events += 1,
-                Fate::Duplicate => measures.duplicates += 1,
-            }
-            self.group_bytes += state.groups.bytes() - before;
-            state.grouped = record.end;
-            state.dirty_from.get_or_insert(record.position);
-            state.since.get_or_insert_with(clock::instant);
+    /// The place of an hour, whose files are asked if it was not there.
+    pub fn place(&mut self, hour: Hour) -> Result<usize, HourError> {
+        match self.last {
+            Some((last, place)) if last == hour => Ok(place),
+            _ => self.touch(hour),
         }
-        if fate != Fate::Duplicate && record.end > state.events_covered {
-            let before = state.pending.bytes();
-            state.pending.push(record, event, fate == Fate::Bot);
-            self.pending_bytes += state.pending.bytes() - before;
-            state.since.get_or_insert_with(clock::instant);
+    }
+
+    /// Takes events into the hours that were decided. Batches come in log order.
+    pub fn take(&mut self, batch: &Batch) {
+        for (place, events) in batch.by_hour() {
+            let state = &mut self.states[place];
+            let before = (state.groups.bytes(), state.pending.bytes());
+            state.take(&events, self.hourly.by(), self.most_bytes, self.rows);
+            self.group_bytes = self.group_bytes + state.groups.bytes() - before.0;
+            self.pending_bytes = self.pending_bytes + state.pending.bytes() - before.1;
         }
-        Ok(())
     }
 
     /// Whether so much is in memory that it should be published before more is read.
@@ -190,13 +169,13 @@ impl Hours {
             if state.pending.first_position().is_some() && *is_gathered {
                 state.events_covered = state.pending.end();
                 self.pending_bytes -= state.pending.bytes();
-                self.events.write(state.hour, std::mem::take(&mut state.pending))?;
+                self.events.write(state.hour, &std::mem::take(&mut state.pending))?;
             }
         }
         for (state, is_gathered) in self.states.iter_mut().zip(&gathered) {
             if state.dirty_from.is_some() && (*is_gathered || state.is_open(due)) {
                 state.complete(&self.hourly, self.most_bytes)?;
-                self.hourly.write(state.hour, &state.groups, state.grouped)?;
+                self.hourly.write(state.hour, &mut state.groups, state.grouped)?;
                 self.published.insert(state.hour, state.grouped);
                 state.dirty_from = None;
                 if !state.is_open(due) {
@@ -279,6 +258,25 @@ impl Hours {
 }
 
 impl State {
+    /// Takes events, in log order.
+    fn take(&mut self, events: &[Taken<'_>], by: &[By], most_bytes: usize, rows: bool) {
+        // ends go up
+        let new = &events[events.partition_point(|taken| taken.end <= self.grouped)..];
+        if let (Some(first), Some(last)) = (new.first(), new.last()) {
+            // what is not whole cannot know what has room: that shows when it is merged
+            self.groups.count_within(new, by, if self.whole { most_bytes } else { usize::MAX });
+            self.grouped = last.end;
+            self.dirty_from.get_or_insert(first.position);
+            self.since.get_or_insert_with(clock::instant);
+        }
+        let is_row = |taken: &&Taken<'_>| taken.fate != Fate::Duplicate && taken.end > self.events_covered;
+        let new: Vec<Taken<'_>> = events.iter().filter(is_row).copied().collect();
+        if rows && !new.is_empty() {
+            self.pending.push_all(&new);
+            self.since.get_or_insert_with(clock::instant);
+        }
+    }
+
     /// Takes in the groups of the file, if they are not in memory.
     fn complete(&mut self, hourly: &Hourly, most_bytes: usize) -> Result<(), HourError> {
         if self.whole {
@@ -288,7 +286,7 @@ impl State {
             let published = self.grouped;
             return Err(HourError::Behind { path: hourly.path(self.hour), covered: 0, published });
         };
-        loaded.groups.merge_within(&self.groups, hourly.columns(), most_bytes);
+        loaded.groups.merge_within(std::mem::take(&mut self.groups), hourly.columns(), most_bytes);
         self.groups = loaded.groups;
         self.whole = true;
         Ok(())

@@ -19,6 +19,8 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod batch;
+pub mod chunk;
 pub mod commit;
 pub mod compaction;
 pub mod crawlers;
@@ -35,12 +37,14 @@ pub mod metrics;
 pub mod parquet_file;
 pub mod rebuild;
 pub mod release;
+pub mod rows;
 pub mod run;
 pub mod settings;
 pub mod state_folder;
 pub mod stop;
 pub mod storage;
 pub mod sum;
+pub mod texts;
 pub mod verify;
 pub mod visitors;
 

@@ -13,18 +13,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
+use arrow_schema::Schema;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::arrow::{ArrowWriter, ProjectionMask};
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::arrow::{ArrowSchemaConverter, ProjectionMask};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::SchemaDescPtr;
 use thiserror::Error;
 
+use crate::chunk::Chunk;
 use crate::storage::{NewFile, ReadFile, StorageError};
 
 /// The node that made the file.
@@ -35,11 +36,6 @@ pub const COVERED_POSITION: &str = "tallylight.covered_position";
 pub const BY: &str = "tallylight.by";
 /// Sums that the doubles do not give back: `[[row, "millionths"], …]`.
 pub const EXACT_SUMS: &str = "tallylight.exact_sums";
-
-/// Rows of a row group: what a reader must take at once.
-const ROW_GROUP_ROWS: usize = 128 * 1024;
-/// Bytes of a row group, so that many large sketches don't stand in memory together.
-const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// Why a Parquet file could not be written or read.
 #[derive(Debug, Error)]
@@ -67,35 +63,37 @@ pub enum FileError {
     },
 }
 
-/// What all our files have in common: zstd at its fastest, and statistics a column chunk.
+/// What all our files have in common; how columns are encoded is [`crate::chunk`]'s.
 pub fn properties() -> WriterPropertiesBuilder {
-    WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a level of zstd")))
-        .set_created_by(concat!("tallylight-compactor ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+    WriterProperties::builder().set_created_by(concat!("tallylight-compactor ", env!("CARGO_PKG_VERSION")).to_owned())
+}
+
+/// What the columns of a file are.
+pub fn schema(fields: &Schema) -> SchemaDescPtr {
+    Arc::new(ArrowSchemaConverter::new().convert(fields).expect("types that Parquet has"))
 }
 
 /// A Parquet file being written aside.
 pub struct Writer {
-    writer: ArrowWriter<NewFile>,
+    writer: SerializedFileWriter<NewFile>,
     path: PathBuf,
 }
 
 impl Writer {
     /// Begins a file whose folder exists.
-    pub fn create(path: &Path, schema: SchemaRef, properties: WriterProperties) -> Result<Self, FileError> {
-        // the embedded Arrow schema says nothing that the Parquet types don't
-        let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-        let file = NewFile::create(path)?;
-        let writer = ArrowWriter::try_new_with_options(file, schema, options).map_err(because("write", path))?;
-        Ok(Self { writer, path: path.to_owned() })
+    pub fn create(path: &Path, schema: &SchemaDescPtr, properties: WriterProperties) -> Result<Self, FileError> {
+        let writer = SerializedFileWriter::new(NewFile::create(path)?, schema.root_schema_ptr(), Arc::new(properties));
+        Ok(Self { writer: writer.map_err(because("write", path))?, path: path.to_owned() })
     }
 
-    /// Adds rows.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), FileError> {
-        self.writer.write(batch).map_err(because("write", &self.path))
+    /// Adds a row group of these columns.
+    pub fn write(&mut self, chunks: Vec<Chunk>) -> Result<(), FileError> {
+        let write = || {
+            let mut row_group = self.writer.next_row_group()?;
+            chunks.into_iter().try_for_each(|chunk| row_group.append_column(&chunk.bytes, chunk.close))?;
+            row_group.close().map(drop)
+        };
+        write().map_err(because("write", &self.path))
     }
 
     /// Adds the footer and publishes the file.

@@ -219,6 +219,7 @@ impl Compactor<'_> {
             bounds: Bounds::default(),
             hour_bytes: usize::try_from(settings.output.max_groups.bytes()).unwrap_or(usize::MAX),
             watchdog: self.watchdog.clone(),
+            rows: true,
         };
         Ok(Compaction::open(config)?)
     }

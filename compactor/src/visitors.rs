@@ -24,11 +24,12 @@
 use std::hash::{Hash, Hasher};
 
 use datasketches::hash::value::raw_bytes;
-use datasketches::hll::{Coupon, HllSketch, HllType, HllUnion};
+use datasketches::hll::{Coupon, HllSketch, HllType};
 use thiserror::Error;
 
 /// log2 of the number of registers: a standard error of 1.6 %.
 pub const LG_K: u8 = 12;
+const REGISTERS: usize = 1 << LG_K;
 
 /// As many coupons are kept as such; one more, and DataSketches turns to registers.
 pub const MAX_COUPONS: usize = 384;
@@ -63,9 +64,11 @@ pub struct Visitors(Held);
 enum Held {
     /// Sorted, each once, at most [`MAX_COUPONS`]. Most groups have a handful: a few bytes each, not 4 KiB.
     Coupons(Vec<u32>),
-    /// Registers, its HIP given up.
-    Registers(Box<HllUnion>),
+    /// The greatest value of each register's coupons.
+    Registers(Box<Registers>),
 }
+
+type Registers = [u8; REGISTERS];
 
 impl Default for Visitors {
     fn default() -> Self {
@@ -81,36 +84,40 @@ impl Visitors {
 
     /// Counts a visitor in. The empty one is none.
     pub fn add(&mut self, visitor: &str) {
-        if visitor.is_empty() {
-            return;
+        if let Some(coupon) = coupon(visitor.as_bytes()) {
+            self.add_coupons(&mut [coupon]);
         }
+    }
+
+    /// Counts in visitors by their coupons, which are put in order.
+    pub fn add_coupons(&mut self, coupons: &mut [u32]) {
         match &mut self.0 {
-            Held::Coupons(coupons) => {
-                let coupon = coupon(visitor);
-                let Err(place) = coupons.binary_search(&coupon) else { return };
-                coupons.insert(place, coupon);
-                if coupons.len() > MAX_COUPONS {
-                    self.0 = Held::Registers(registers(coupons));
+            Held::Coupons(ours) => {
+                coupons.sort_unstable();
+                ours.extend_from_slice(coupons);
+                // two runs that are in order
+                ours.sort();
+                ours.dedup();
+                if ours.len() > MAX_COUPONS {
+                    self.0 = Held::Registers(registers(ours));
                 }
             }
-            Held::Registers(registers) => registers.update_value(raw_bytes::from_str(visitor)),
+            Held::Registers(registers) => coupons.iter().for_each(|coupon| raise(registers, *coupon)),
         }
     }
 
     /// Counts in all visitors of another set.
     pub fn merge(&mut self, other: &Visitors) {
         match (&mut self.0, &other.0) {
-            (Held::Coupons(ours), Held::Coupons(theirs)) => {
-                let all = union(ours, theirs);
-                self.0 = if all.len() > MAX_COUPONS { Held::Registers(registers(&all)) } else { Held::Coupons(all) };
-            }
+            (_, Held::Coupons(theirs)) => self.add_coupons(&mut theirs.clone()),
             (Held::Coupons(ours), Held::Registers(theirs)) => {
                 let mut all = theirs.clone();
-                add_coupons(&mut all, ours);
+                ours.iter().for_each(|coupon| raise(&mut all, *coupon));
                 self.0 = Held::Registers(all);
             }
-            (Held::Registers(ours), Held::Coupons(theirs)) => add_coupons(ours, theirs),
-            (Held::Registers(ours), Held::Registers(theirs)) => ours.update(&theirs.to_sketch(HllType::Hll8)),
+            (Held::Registers(ours), Held::Registers(theirs)) => {
+                ours.iter_mut().zip(theirs.iter()).for_each(|(ours, theirs)| *ours = (*ours).max(*theirs));
+            }
         }
     }
 
@@ -120,7 +127,10 @@ impl Visitors {
         match &self.0 {
             // the correction for coupons that coincide stays below a thousandth at 384
             Held::Coupons(coupons) => i64::try_from(coupons.len()).expect("at most 384 coupons"),
-            Held::Registers(registers) => registers.estimate().round() as i64,
+            Held::Registers(_) => {
+                let sketch = HllSketch::deserialize(&self.to_sketch()).expect("an image of ours is readable");
+                sketch.estimate().round() as i64
+            }
         }
     }
 
@@ -131,9 +141,25 @@ impl Visitors {
 
     /// The image of the set: 8 bytes for nobody, 12 for one visitor, at most 1548 for coupons, 4136 for registers.
     pub fn to_sketch(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.sketch_len());
+        self.write_sketch(&mut bytes);
+        bytes
+    }
+
+    /// How long that is.
+    pub fn sketch_len(&self) -> usize {
         match &self.0 {
-            Held::Coupons(coupons) => image(coupons),
-            Held::Registers(registers) => registers.to_sketch(HllType::Hll8).serialize(),
+            Held::Coupons(coupons) if coupons.len() <= MAX_LIST => 8 + 4 * coupons.len(),
+            Held::Coupons(coupons) => 12 + 4 * coupons.len(),
+            Held::Registers(_) => REGISTERS_AT + REGISTERS,
+        }
+    }
+
+    /// Appends the same.
+    pub fn write_sketch(&self, bytes: &mut Vec<u8>) {
+        match &self.0 {
+            Held::Coupons(coupons) => write_coupons(coupons, bytes),
+            Held::Registers(registers) => write_registers(registers, bytes),
         }
     }
 
@@ -148,14 +174,10 @@ impl Visitors {
         let coupons = match bytes[7] & MODE {
             LIST => &bytes[8..],
             SET => &bytes[12..],
-            _ if sketch.is_empty() || bytes[REGISTERS_AT..].iter().any(|value| *value > MAX_VALUE) => {
-                return Err(SketchError::Impossible);
-            }
             _ => {
-                let mut all = empty_union();
-                all.update(&sketch);
-                give_up_hip(&mut all);
-                return Ok(Self(Held::Registers(all)));
+                let registers: Registers = bytes[REGISTERS_AT..].try_into().map_err(|_| SketchError::Impossible)?;
+                let is_possible = !sketch.is_empty() && registers.iter().all(|value| *value <= MAX_VALUE);
+                return is_possible.then(|| Self(Held::Registers(Box::new(registers)))).ok_or(SketchError::Impossible);
             }
         };
         let (coupons, _) = coupons.as_chunks();
@@ -163,11 +185,9 @@ impl Visitors {
         if coupons.iter().any(|coupon| !(1..=u32::from(MAX_VALUE)).contains(&(coupon >> SLOT_BITS))) {
             return Err(SketchError::Impossible);
         }
-        coupons.sort_unstable();
-        coupons.dedup();
-        let held =
-            if coupons.len() > MAX_COUPONS { Held::Registers(registers(&coupons)) } else { Held::Coupons(coupons) };
-        Ok(Self(held))
+        let mut visitors = Self::new();
+        visitors.add_coupons(&mut coupons);
+        Ok(visitors)
     }
 }
 
@@ -175,9 +195,13 @@ impl Visitors {
 const MODE: u8 = 3;
 const LIST: u8 = 0;
 const SET: u8 = 1;
+const ARRAY: u8 = 2;
 /// Bits 2 and 3 of byte 7: one byte a register.
 const HLL_8: u8 = 2 << 2;
+const FAMILY: u8 = 7;
+const VERSION: u8 = 1;
 const COMPACT: u8 = 8;
+const OUT_OF_ORDER: u8 = 16;
 const EMPTY: u8 = 4;
 /// A list is full with 8 and then a set.
 const MAX_LIST: usize = 7;
@@ -188,8 +212,8 @@ const SLOT_BITS: u32 = 26;
 /// Leading zeros of 64 hashed bits, at most 62, and one.
 const MAX_VALUE: u8 = 63;
 
-/// What the library makes of a visitor, as a number.
-fn coupon(visitor: &str) -> u32 {
+/// What the library makes of a visitor, as a number; the empty one is none.
+pub fn coupon(visitor: &[u8]) -> Option<u32> {
     // a coupon shows its number to nobody but a hasher
     struct Number(u32);
     impl Hasher for Number {
@@ -203,16 +227,16 @@ fn coupon(visitor: &str) -> u32 {
             self.0.into()
         }
     }
+    if visitor.is_empty() {
+        return None;
+    }
     let mut number = Number(0);
-    Coupon::from_value(raw_bytes::from_str(visitor)).hash(&mut number);
-    number.0
+    Coupon::from_value(raw_bytes::from_slice(visitor)).hash(&mut number);
+    Some(number.0)
 }
 
-/// The image of sorted coupons.
-fn image(coupons: &[u32]) -> Vec<u8> {
-    const FAMILY: u8 = 7;
-    const VERSION: u8 = 1;
-    let mut bytes = Vec::with_capacity(12 + 4 * coupons.len());
+/// Appends the image of sorted coupons.
+fn write_coupons(coupons: &[u32], bytes: &mut Vec<u8>) {
     let count = u32::try_from(coupons.len()).expect("at most 384 coupons");
     if coupons.len() <= MAX_LIST {
         let flags = if coupons.is_empty() { COMPACT | EMPTY } else { COMPACT };
@@ -224,41 +248,32 @@ fn image(coupons: &[u32]) -> Vec<u8> {
         bytes.extend(count.to_le_bytes());
     }
     bytes.extend(coupons.iter().flat_map(|coupon| coupon.to_le_bytes()));
-    bytes
 }
 
-/// Two sorted lists, each coupon once.
-fn union(ours: &[u32], theirs: &[u32]) -> Vec<u32> {
-    let mut all = Vec::with_capacity(ours.len() + theirs.len());
-    all.extend_from_slice(ours);
-    all.extend_from_slice(theirs);
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
-fn empty_union() -> Box<HllUnion> {
-    Box::new(HllUnion::new(LG_K).expect("12 is between 4 and 21"))
-}
-
-/// Registers of more coupons than are kept.
-fn registers(coupons: &[u32]) -> Box<HllUnion> {
-    let mut all = empty_union();
-    add_coupons(&mut all, coupons);
-    give_up_hip(&mut all);
-    all
-}
-
-fn add_coupons(all: &mut HllUnion, coupons: &[u32]) {
-    for coupons in coupons.chunks(MAX_COUPONS / 2) {
-        let sketch = HllSketch::deserialize(&image(coupons)).expect("an image of ours is readable");
-        all.update(&sketch);
+/// Appends the image of registers.
+fn write_registers(registers: &Registers, bytes: &mut Vec<u8>) {
+    // sums of 2^-value, apart for small and large ones: so none of their bits is lost, in whatever order they are added up
+    let mut sums = [0.0; 2];
+    for value in registers {
+        sums[usize::from(*value >= 32)] += f64::from_bits((1023 - u64::from(*value)) << 52);
     }
+    let zeros = registers.iter().filter(|value| **value == 0).count();
+    bytes.extend([10, VERSION, FAMILY, LG_K, 0, OUT_OF_ORDER, 0, ARRAY | HLL_8]);
+    bytes.extend([0.0, sums[0], sums[1]].into_iter().flat_map(f64::to_le_bytes));
+    bytes.extend([u32::try_from(zeros).expect("at most 4096 registers"), 0].into_iter().flat_map(u32::to_le_bytes));
+    bytes.extend(registers);
 }
 
-/// Registers that were merged with others have no history: here, with themselves.
-fn give_up_hip(all: &mut HllUnion) {
-    all.update(&all.to_sketch(HllType::Hll8));
+/// Registers of these coupons.
+fn registers(coupons: &[u32]) -> Box<Registers> {
+    let mut registers = Box::new([0; REGISTERS]);
+    coupons.iter().for_each(|coupon| raise(&mut registers, *coupon));
+    registers
+}
+
+fn raise(registers: &mut Registers, coupon: u32) {
+    let register = &mut registers[coupon as usize % REGISTERS];
+    *register = (*register).max((coupon >> SLOT_BITS).to_le_bytes()[0]);
 }
 
 #[cfg(test)]
@@ -293,7 +308,7 @@ mod tests {
     #[test]
     fn a_coupon_is_the_one_that_the_library_writes() {
         for name in names(0..1000).chain(["é".into(), "\0".into(), "x".repeat(300)]) {
-            assert_eq!([coupon(&name)], *coupons_of(&by_library([name]).serialize()));
+            assert_eq!([coupon(name.as_bytes()).unwrap()], *coupons_of(&by_library([name]).serialize()));
         }
     }
 
@@ -339,6 +354,7 @@ mod tests {
                 assert_eq!(merged.to_sketch(), bytes, "{size} in {parts}");
             }
 
+            assert_eq!(straight.sketch_len(), bytes.len());
             let mut amended = Visitors::from_sketch(&bytes).unwrap();
             assert_eq!(amended.to_sketch(), bytes, "{size} read back");
             names(0..size).for_each(|name| amended.add(&name));

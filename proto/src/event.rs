@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::datagram::Number;
 use crate::reason::Front;
-use crate::time::{LATE_MS, Millis};
+use crate::time::{self, Millis};
 
 /// The largest record that an event may become, in bytes. A body that is let in (64 KiB as sent) with all its
 /// headers fits; one entry of a 1 MiB batch may not.
@@ -58,12 +58,12 @@ pub struct Event<'a> {
 impl Event<'_> {
     /// When it happened: the receive time less its age.
     pub fn event_at(&self) -> Millis {
-        self.received_at.saturating_sub(Millis::from(self.age_ms))
+        time::event_at(self.received_at, self.age_ms)
     }
 
     /// Whether it arrived more than a minute after it happened.
     pub fn is_late(&self) -> bool {
-        Millis::from(self.age_ms) > LATE_MS
+        time::is_late(self.age_ms)
     }
 }
 

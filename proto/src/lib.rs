@@ -31,7 +31,7 @@ pub mod record;
 pub mod segment;
 pub mod sources;
 pub mod time;
-mod varint;
+pub mod varint;
 
 pub use event::{Event, Id, Micros};
 pub use ledger::Counts;

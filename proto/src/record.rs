@@ -34,6 +34,7 @@ use crate::event::{Event, Id, Micros, Origin};
 use crate::ledger::{COUNTS_LEN, Counts, Ledger};
 use crate::reason::Front;
 use crate::sources::Marks;
+use crate::time::{self, Millis};
 use crate::varint;
 
 const KIND_EVENT: u8 = 1;
@@ -56,6 +57,36 @@ pub enum Record<'a> {
     Event(Event<'a>),
     /// The state of the ledger at this place in the log.
     Ledger(Ledger),
+}
+
+/// An event's record as it lies there: where each field is, its texts not looked into. What reads millions of records
+/// takes this, [`EventView::checked`] once; an [`Event`] is more to make.
+#[derive(Clone, Copy, Debug)]
+pub struct EventView<'a> {
+    fixed: &'a [u8; EVENT_FIXED],
+    front: Front,
+    origin: Option<Origin>,
+    /// The visitor's address: nothing, 4 or 16 bytes.
+    pub ip: &'a [u8],
+    /// Whose site. This and the texts that follow are UTF-8 if that was checked.
+    pub site: &'a [u8],
+    /// Its name.
+    pub event: &'a [u8],
+    /// Where the link leads.
+    pub target: &'a [u8],
+    /// The page it happened on.
+    pub page: &'a [u8],
+    /// What was recommended.
+    pub item: &'a [u8],
+    /// Where it stood.
+    pub placement: &'a [u8],
+    /// Who.
+    pub visitor: &'a [u8],
+    /// The visitor's user agent.
+    pub user_agent: &'a [u8],
+    properties: &'a [u8],
+    /// All texts with their lengths.
+    texts: &'a [u8],
 }
 
 /// Why bytes whose checksum is right are no record. Never seen with a writer of this or an earlier version.
@@ -152,62 +183,166 @@ pub fn front(payload: &[u8]) -> Option<Front> {
     Front::from_index(usize::from(*front))
 }
 
+/// Whether a record is an event's, or at least says so.
+pub fn is_event(payload: &[u8]) -> bool {
+    payload.first() == Some(&KIND_EVENT)
+}
+
 /// Reads a record.
 pub fn decode(payload: &[u8]) -> Result<Record<'_>, RecordError> {
     match payload.first() {
-        Some(&KIND_EVENT) => decode_event(payload).map(Record::Event),
+        Some(&KIND_EVENT) => EventView::of(payload)?.to_event().map(Record::Event),
         Some(&KIND_LEDGER) => decode_ledger(payload).map(Record::Ledger),
         Some(&kind) => Err(RecordError::UnknownKind { kind }),
         None => Err(RecordError::Short { len: 0 }),
     }
 }
 
-fn decode_event(payload: &[u8]) -> Result<Event<'_>, RecordError> {
-    let short = RecordError::Short { len: payload.len() };
-    let (fixed, rest) = payload.split_first_chunk::<EVENT_FIXED>().ok_or(short)?;
-    let front = Front::from_index(usize::from(fixed[2])).ok_or(RecordError::BadField { field: "front" })?;
-    let (ip, rest) = rest.split_at_checked(usize::from(fixed[3])).ok_or(short)?;
-    let ip = match ip.len() {
-        0 => None,
-        4 => <[u8; 4]>::try_from(ip).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(ip).ok().map(IpAddr::from),
-        _ => return Err(RecordError::BadField { field: "ip" }),
-    };
-    let (origin, rest) = match fixed[1] & FLAG_FRAMED {
-        0 => (None, rest),
-        _ => {
-            let (origin, rest) = rest.split_first_chunk::<ORIGIN_LEN>().ok_or(short)?;
-            let key = (origin[19] & FLAG_KEYED != 0).then_some(origin[18]);
-            let source = SourceId { key, source: u64::from_le_bytes(chunk(origin, 0)) };
-            let number = Number { source, sequence: u64::from_le_bytes(chunk(origin, 8)) };
-            let place = u16::from_le_bytes(chunk(origin, 16));
-            (Some(Origin { number, place, is_last: fixed[1] & FLAG_LAST != 0 }), rest)
+impl<'a> EventView<'a> {
+    /// Finds the fields of an event's record.
+    pub fn of(payload: &'a [u8]) -> Result<Self, RecordError> {
+        let short = RecordError::Short { len: payload.len() };
+        let (fixed, rest) = payload.split_first_chunk::<EVENT_FIXED>().ok_or(short)?;
+        if fixed[0] != KIND_EVENT {
+            return Err(RecordError::UnknownKind { kind: fixed[0] });
         }
-    };
-    let mut strings = Strings { rest, short };
-    let mut event = Event {
-        id: Id { uuid: Uuid::from_bytes(chunk(fixed, 16)), made_here: fixed[1] & FLAG_MADE_HERE != 0 },
-        received_at: i64::from_le_bytes(chunk(fixed, 8)),
-        age_ms: u32::from_le_bytes(chunk(fixed, 4)),
-        front,
-        site: strings.next()?,
-        event: strings.next()?,
-        target: strings.next()?,
-        page: strings.next()?,
-        item: strings.next()?,
-        placement: strings.next()?,
-        visitor: strings.next()?,
-        user_agent: strings.next()?,
-        ip,
-        value: (fixed[1] & FLAG_VALUE != 0).then(|| Micros(i64::from_le_bytes(chunk(fixed, 32)))),
-        lost: u32::from_le_bytes(chunk(fixed, 40)),
-        origin,
-        props: Vec::new(),
-    };
-    while !strings.rest.is_empty() {
-        event.props.push((strings.next()?, strings.next()?));
+        let front = Front::from_index(usize::from(fixed[2])).ok_or(RecordError::BadField { field: "front" })?;
+        let (ip, rest) = rest.split_at_checked(usize::from(fixed[3])).ok_or(short)?;
+        if !matches!(ip.len(), 0 | 4 | 16) {
+            return Err(RecordError::BadField { field: "ip" });
+        }
+        let (origin, rest) = match fixed[1] & FLAG_FRAMED {
+            0 => (None, rest),
+            _ => {
+                let (origin, rest) = rest.split_first_chunk::<ORIGIN_LEN>().ok_or(short)?;
+                let key = (origin[19] & FLAG_KEYED != 0).then_some(origin[18]);
+                let source = SourceId { key, source: u64::from_le_bytes(chunk(origin, 0)) };
+                let number = Number { source, sequence: u64::from_le_bytes(chunk(origin, 8)) };
+                let place = u16::from_le_bytes(chunk(origin, 16));
+                (Some(Origin { number, place, is_last: fixed[1] & FLAG_LAST != 0 }), rest)
+            }
+        };
+        let mut texts = Texts { rest };
+        let mut next = || texts.next().ok_or(short);
+        let view = Self {
+            fixed,
+            front,
+            origin,
+            ip,
+            site: next()?,
+            event: next()?,
+            target: next()?,
+            page: next()?,
+            item: next()?,
+            placement: next()?,
+            visitor: next()?,
+            user_agent: next()?,
+            properties: texts.rest,
+            texts: rest,
+        };
+        while !texts.rest.is_empty() {
+            texts.next().zip(texts.next()).ok_or(short)?;
+        }
+        Ok(view)
     }
-    Ok(event)
+
+    /// The same, and that all texts are UTF-8.
+    pub fn checked(payload: &'a [u8]) -> Result<Self, RecordError> {
+        let view = Self::of(payload)?;
+        // all at once, most of the time: lengths below 128 are ASCII, too
+        if !view.texts.is_ascii() {
+            let properties = view.properties().flat_map(|(key, value)| [key, value]);
+            let mut texts = view.named_texts().into_iter().chain(properties).filter(|text| !text.is_ascii());
+            texts.try_for_each(|text| checked(text).map(drop))?;
+        }
+        Ok(view)
+    }
+
+    /// See [`Event::id`].
+    pub fn id(&self) -> Id {
+        Id { uuid: Uuid::from_bytes(chunk(self.fixed, 16)), made_here: self.fixed[1] & FLAG_MADE_HERE != 0 }
+    }
+
+    /// See [`Event::received_at`].
+    pub fn received_at(&self) -> Millis {
+        i64::from_le_bytes(chunk(self.fixed, 8))
+    }
+
+    /// See [`Event::age_ms`].
+    pub fn age_ms(&self) -> u32 {
+        u32::from_le_bytes(chunk(self.fixed, 4))
+    }
+
+    /// See [`Event::event_at`].
+    pub fn event_at(&self) -> Millis {
+        time::event_at(self.received_at(), self.age_ms())
+    }
+
+    /// See [`Event::is_late`].
+    pub fn is_late(&self) -> bool {
+        time::is_late(self.age_ms())
+    }
+
+    /// See [`Event::front`].
+    pub fn front(&self) -> Front {
+        self.front
+    }
+
+    /// See [`Event::value`].
+    pub fn value(&self) -> Option<Micros> {
+        (self.fixed[1] & FLAG_VALUE != 0).then(|| Micros(i64::from_le_bytes(chunk(self.fixed, 32))))
+    }
+
+    /// See [`Event::lost`].
+    pub fn lost(&self) -> u32 {
+        u32::from_le_bytes(chunk(self.fixed, 40))
+    }
+
+    /// See [`Event::props`].
+    pub fn properties(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let mut texts = Texts { rest: self.properties };
+        std::iter::from_fn(move || texts.next().zip(texts.next()))
+    }
+
+    fn named_texts(&self) -> [&'a [u8]; 8] {
+        [self.site, self.event, self.target, self.page, self.item, self.placement, self.visitor, self.user_agent]
+    }
+
+    fn to_event(self) -> Result<Event<'a>, RecordError> {
+        let text = |text: &'a [u8]| checked(text).map(Cow::Borrowed);
+        Ok(Event {
+            id: self.id(),
+            received_at: self.received_at(),
+            age_ms: self.age_ms(),
+            front: self.front,
+            site: text(self.site)?,
+            event: text(self.event)?,
+            target: text(self.target)?,
+            page: text(self.page)?,
+            item: text(self.item)?,
+            placement: text(self.placement)?,
+            visitor: text(self.visitor)?,
+            user_agent: text(self.user_agent)?,
+            ip: ip_of(self.ip),
+            value: self.value(),
+            lost: self.lost(),
+            origin: self.origin,
+            props: self
+                .properties()
+                .map(|(key, value)| Ok((text(key)?, text(value)?)))
+                .collect::<Result<_, RecordError>>()?,
+        })
+    }
+}
+
+/// The address with these bytes, as [`EventView::ip`] has them.
+pub fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+fn checked(text: &[u8]) -> Result<&str, RecordError> {
+    std::str::from_utf8(text).map_err(|_| RecordError::BadField { field: "string" })
 }
 
 fn decode_ledger(payload: &[u8]) -> Result<Ledger, RecordError> {
@@ -243,19 +378,17 @@ fn put_str(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Takes strings one by one from the end of an event's record.
-struct Strings<'a> {
+struct Texts<'a> {
     rest: &'a [u8],
-    short: RecordError,
 }
 
-impl<'a> Strings<'a> {
-    fn next(&mut self) -> Result<Cow<'a, str>, RecordError> {
-        let len = varint::take(&mut self.rest).ok_or(self.short)?;
-        let len = usize::try_from(len).map_err(|_| self.short)?;
-        let (text, rest) = self.rest.split_at_checked(len).ok_or(self.short)?;
+impl<'a> Texts<'a> {
+    /// None, if it ends too early.
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let len = usize::try_from(varint::take(&mut self.rest)?).ok()?;
+        let (text, rest) = self.rest.split_at_checked(len)?;
         self.rest = rest;
-        let text = std::str::from_utf8(text).map_err(|_| RecordError::BadField { field: "string" })?;
-        Ok(Cow::Borrowed(text))
+        Some(text)
     }
 }
 
@@ -362,9 +495,9 @@ mod tests {
         for len in [127, 128, 16_383, 16_384, crate::event::MAX_EVENT_BYTES] {
             let mut bytes = Vec::new();
             put_str(&mut bytes, &"x".repeat(len));
-            let mut strings = Strings { rest: &bytes, short: RecordError::Short { len: 0 } };
-            assert_eq!(strings.next().map(|text| text.len()), Ok(len));
-            assert!(strings.rest.is_empty());
+            let mut texts = Texts { rest: &bytes };
+            assert_eq!(texts.next().map(<[u8]>::len), Some(len));
+            assert!(texts.rest.is_empty());
         }
     }
 }

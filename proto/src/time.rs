@@ -17,6 +17,16 @@ pub const MAX_AGE_MS: Millis = 7 * DAY_MS;
 /// An event that arrives more than this after it happened is *late*.
 pub const LATE_MS: Millis = 60_000;
 
+/// When something happened that was so old when it was received.
+pub fn event_at(received_at: Millis, age_ms: u32) -> Millis {
+    received_at.saturating_sub(Millis::from(age_ms))
+}
+
+/// Whether that is late.
+pub fn is_late(age_ms: u32) -> bool {
+    Millis::from(age_ms) > LATE_MS
+}
+
 /// An hour of UTC, as hours since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Hour(pub i64);

@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicBool;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
+use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::metadata::KeyValue;
 use serde_json::Value;
 use tallylight_proto::Event;
 use tallylight_proto::segment::MarkKind;
@@ -19,7 +21,7 @@ use crate::groups::By;
 use crate::hours::Bounds;
 use crate::index::Limits;
 use crate::lock::Lock;
-use crate::parquet_file::{self, Writer};
+use crate::parquet_file;
 use crate::storage::{self, crash};
 use crate::testlog::{self, HOUR, MINUTE, START, TestLog, aged, crawled, event, framed};
 
@@ -113,6 +115,7 @@ impl World {
             bounds: Bounds::default(),
             hour_bytes: usize::MAX,
             watchdog: Default::default(),
+            rows: true,
         }
     }
 
@@ -175,11 +178,14 @@ impl World {
         let value = |key| (key, parquet_file::value(builder.metadata(), key).unwrap().to_owned());
         let footer = [parquet_file::NODE, parquet_file::COVERED_POSITION].map(value);
         let schema = builder.schema().clone();
-        let mut writer = Writer::create(path, schema, parquet_file::properties().build()).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), schema, None).unwrap();
         for batch in builder.build().unwrap() {
             writer.write(&change(batch.unwrap())).unwrap();
         }
-        writer.commit(footer).unwrap();
+        for (key, value) in footer {
+            writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
+        storage::write_new(path, &writer.into_inner().unwrap()).unwrap();
     }
 
     fn edit_commit(&self, edit: impl FnOnce(&mut Value)) {

@@ -7,6 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tallylight_proto::Event;
 use tallylight_proto::segment::{HEADER_LEN, Mark, MarkKind};
 
 use super::*;
@@ -29,6 +30,7 @@ fn config(data: &Path) -> Config {
         bounds: Bounds::default(),
         hour_bytes: usize::MAX,
         watchdog: Default::default(),
+        rows: true,
     }
 }
 
@@ -96,8 +98,7 @@ fn totals(config: &Config, hour: Hour) -> Measures {
     let hourly = Hourly::new(&config.out, &config.node, &config.by);
     let mut all = Measures::default();
     for group in hourly.load(hour).unwrap().unwrap().groups.sorted(4) {
-        let Measures { events, bot_events, duplicates, late, client_lost, visitors, value_sum, times } =
-            &group.measures;
+        let Measures { events, bot_events, duplicates, late, client_lost, visitors, value_sum, times } = group.measures;
         all.events += events;
         all.bot_events += bot_events;
         all.duplicates += duplicates;
@@ -253,8 +254,8 @@ fn an_hours_bytes_do_not_depend_on_runs_where_its_groups_have_no_room() {
         }
         let others = |hour: Hour| {
             let hourly = Hourly::new(&config.out, &config.node, &config.by);
-            let groups = hourly.load(hour).unwrap().unwrap().groups;
-            groups.sorted(4).iter().filter(|group| group.column(2) == OTHER).count()
+            let mut groups = hourly.load(hour).unwrap().unwrap().groups;
+            groups.sorted(4).iter().filter(|group| group.column(2) == OTHER.as_bytes()).count()
         };
         (published(&config), others(Hour::of(START)))
     };

@@ -216,6 +216,11 @@ impl Index {
         Ok(Verdict::First)
     }
 
+    /// The same for many records, in log order.
+    pub fn judge_all(&mut self, records: &[(Uuid, u64, Millis)]) -> Result<Vec<Verdict>, IndexError> {
+        records.iter().map(|(id, position, received_at)| self.judge(*id, *position, *received_at)).collect()
+    }
+
     /// Holds a copy that is known to be a first one: how the index is rebuilt.
     pub fn insert(&mut self, id: Uuid, position: u64, received_at: Millis) -> Result<(), IndexError> {
         let copy = FirstCopy { id: id.as_u128(), position, received_at };

@@ -31,6 +31,7 @@ fn compact(data: &Path, by: &[By]) -> PathBuf {
         bounds: Bounds::default(),
         hour_bytes: usize::MAX,
         watchdog: Default::default(),
+        rows: true,
     };
     let mut compaction = Compaction::open(config).unwrap();
     compaction.look().unwrap();

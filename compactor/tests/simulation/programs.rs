@@ -88,6 +88,7 @@ impl Compactor {
             bounds: Bounds { part_bytes: 16 << 10, ..Bounds::default() },
             hour_bytes: usize::MAX,
             watchdog: Default::default(),
+            rows: true,
         };
         Self { config, compaction: None, has_failed: false }
     }

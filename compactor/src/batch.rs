@@ -1,0 +1,116 @@
+//! Records of events that are judged and counted together: what one of them waits for in memory, the others wait for at
+//! the same time.
+
+use std::ops::Range;
+
+use tallylight_proto::record::{EventView, RecordError};
+use tallylight_proto::segment::Framed;
+
+/// Records of a batch, at most, and bytes from which on it is full: they stay in the processor's cache.
+const MOST_RECORDS: usize = 256;
+const FULL_BYTES: usize = 128 * 1024;
+
+/// What becomes of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It counts.
+    Counted,
+    /// A declared crawler caused it.
+    Bot,
+    /// Another copy of it counts.
+    Duplicate,
+}
+
+/// Records of events, in log order.
+#[derive(Debug, Default)]
+pub struct Batch {
+    payloads: Vec<u8>,
+    records: Vec<Record>,
+}
+
+/// Where a record is, and what was decided.
+#[derive(Clone, Debug)]
+struct Record {
+    position: u64,
+    end: u64,
+    payload: Range<usize>,
+    decision: Option<Decision>,
+}
+
+/// What was decided of a record.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision {
+    /// Its hour, by its place among those that are being compacted.
+    pub place: usize,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// An event that is taken into its hour.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'a> {
+    /// The position of its record.
+    pub position: u64,
+    /// The position behind it.
+    pub end: u64,
+    /// What the record says.
+    pub event: EventView<'a>,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+impl Batch {
+    /// Makes it empty, with the memory that it has.
+    pub fn clear(&mut self) {
+        self.payloads.clear();
+        self.records.clear();
+    }
+
+    /// Adds a record.
+    pub fn push(&mut self, framed: &Framed<'_>) {
+        let from = self.payloads.len();
+        self.payloads.extend_from_slice(framed.payload);
+        let payload = from..self.payloads.len();
+        self.records.push(Record { position: framed.position, end: framed.end, payload, decision: None });
+    }
+
+    /// Whether there are enough.
+    pub fn is_full(&self) -> bool {
+        self.records.len() >= MOST_RECORDS || self.payloads.len() >= FULL_BYTES
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Positions and events, as far as they can be understood.
+    pub fn events(&self) -> impl Iterator<Item = (u64, Result<EventView<'_>, RecordError>)> {
+        self.records.iter().map(|record| (record.position, EventView::checked(&self.payloads[record.payload.clone()])))
+    }
+
+    /// Says of each record what was decided; nothing of those that cannot be understood.
+    pub fn decide(&mut self, decisions: impl IntoIterator<Item = Option<Decision>>) {
+        self.records.iter_mut().zip(decisions).for_each(|(record, decision)| record.decision = decision);
+        // of one hour, they stay in log order
+        self.records.retain(|record| record.decision.is_some());
+        self.records.sort_by_key(|record| record.decision.map(|decision| decision.place));
+    }
+
+    /// The events of each hour, by its place, in log order.
+    pub fn by_hour(&self) -> impl Iterator<Item = (usize, Vec<Taken<'_>>)> {
+        let place = |record: &Record| record.decision.map(|decision| decision.place);
+        self.records.chunk_by(move |a, b| place(a) == place(b)).filter_map(move |records| {
+            let taken = records.iter().filter_map(|record| {
+                let event = EventView::of(&self.payloads[record.payload.clone()]).ok()?;
+                Some(Taken { position: record.position, end: record.end, event, fate: record.decision?.fate })
+            });
+            Some((place(records.first()?)?, taken.collect()))
+        })
+    }
+}

@@ -1,0 +1,167 @@
+//! Event rows that wait for their part, column by column as the part will have them: texts are numbered when they come,
+//! so that a row takes a hundred bytes whatever its texts are, and is encoded without a look at them.
+
+use parquet::schema::types::SchemaDescriptor;
+use tallylight_proto::record::{self, EventView};
+
+use crate::batch::{Fate, Taken};
+use crate::chunk::{Chunk, Encoder, Levels};
+use crate::texts::{TextColumn, Texts};
+
+/// The columns of text that events have, in the order of the file.
+pub const TEXTS: [&str; 10] =
+    ["site", "event", "target", "page", "item", "placement", "visitor", "user_agent", "ip", "front"];
+/// Where the address stands among them.
+const IP: usize = 8;
+/// What a row takes besides its texts and properties: id, three numbers, a number for each text, value and the rest.
+const ROW_BYTES: usize = 16 + 3 * 8 + 4 * TEXTS.len() + 9 + 8 + 1 + 4;
+/// What a property takes besides its texts.
+const PROPERTY_BYTES: usize = 8;
+
+/// Rows of an hour, at least their beginning.
+#[derive(Default)]
+pub struct Rows {
+    ids: Vec<[u8; 16]>,
+    positions: Vec<i64>,
+    event_at: Vec<i64>,
+    received_at: Vec<i64>,
+    texts: [TextColumn; TEXTS.len()],
+    has_value: Vec<bool>,
+    values: Vec<f64>,
+    lost: Vec<i64>,
+    bots: Vec<bool>,
+    /// How many properties each has.
+    properties: Vec<u32>,
+    keys: TextColumn,
+    property_values: TextColumn,
+}
+
+impl Rows {
+    /// Adds events.
+    pub fn push_all(&mut self, events: &[Taken<'_>]) {
+        let texts: [for<'e> fn(&EventView<'e>) -> &'e [u8]; TEXTS.len()] = [
+            |event| event.site,
+            |event| event.event,
+            |event| event.target,
+            |event| event.page,
+            |event| event.item,
+            |event| event.placement,
+            |event| event.visitor,
+            |event| event.user_agent,
+            |event| event.ip,
+            |event| event.front().label().as_bytes(),
+        ];
+        let mut of_column = Vec::with_capacity(events.len());
+        for (column, text) in self.texts.iter_mut().zip(texts) {
+            of_column.clear();
+            of_column.extend(events.iter().map(|taken| text(&taken.event)));
+            column.push_all(&of_column);
+        }
+        for Taken { position, event, fate, .. } in events {
+            self.ids.push(event.id().uuid.into_bytes());
+            self.positions.push(i64::try_from(*position).expect("a log of 8 EiB"));
+            self.event_at.push(event.event_at());
+            self.received_at.push(event.received_at());
+            let value = event.value();
+            self.has_value.push(value.is_some());
+            self.values.extend(value.map(|value| value.to_f64()));
+            self.lost.push(event.lost().into());
+            self.bots.push(*fate == Fate::Bot);
+            let before = self.keys.numbers.len();
+            for (key, value) in event.properties() {
+                self.keys.push(key);
+                self.property_values.push(value);
+            }
+            let properties = self.keys.numbers.len() - before;
+            self.properties.push(u32::try_from(properties).expect("a record is at most 256 KiB"));
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// How much memory they take, about.
+    pub fn memory(&self) -> usize {
+        let texts = self.texts.iter().chain([&self.keys, &self.property_values]).map(|column| column.texts.memory());
+        self.len() * ROW_BYTES + self.keys.numbers.len() * PROPERTY_BYTES + texts.sum::<usize>()
+    }
+
+    /// A row group of them, in the order of the schema.
+    pub fn encode(&self, schema: &SchemaDescriptor, encoder: &mut Encoder) -> Vec<Chunk> {
+        let columns = &mut schema.columns().iter();
+        let mut next = || columns.next().expect("the schema has all columns");
+        let mut chunks = vec![
+            encoder.ids(next(), &self.ids),
+            encoder.times(next(), Levels::Required, &self.positions),
+            encoder.times(next(), Levels::Required, &self.event_at),
+            encoder.times(next(), Levels::Required, &self.received_at),
+        ];
+        for (n, column) in self.texts.iter().enumerate() {
+            let shown;
+            let texts = if n == IP {
+                shown = shown_addresses(&column.texts);
+                &shown
+            } else {
+                &column.texts
+            };
+            chunks.push(encoder.texts(next(), Levels::Required, texts, &column.numbers));
+        }
+        let properties = Levels::Repeated(&self.properties);
+        chunks.extend([
+            encoder.doubles(next(), Levels::Optional(&self.has_value), &self.values),
+            encoder.numbers(next(), Levels::Required, &self.lost),
+            encoder.flags(next(), &self.bots),
+            encoder.texts(next(), properties, &self.keys.texts, &self.keys.numbers),
+            encoder.texts(next(), properties, &self.property_values.texts, &self.property_values.numbers),
+        ]);
+        chunks
+    }
+}
+
+/// Addresses as they are written, under the numbers that their bytes have: writing one for each row would cost more than
+/// the rest of the row.
+fn shown_addresses(addresses: &Texts) -> Texts {
+    let mut shown = Texts::default();
+    for (number, bytes) in (0..).zip(addresses.iter()) {
+        let given = shown.number(shown_address(bytes).as_bytes());
+        debug_assert_eq!(given, number, "different addresses look different");
+    }
+    shown
+}
+
+fn shown_address(bytes: &[u8]) -> String {
+    // as the library writes it, but for the widths that it looks after
+    if let [first, second, third, fourth] = bytes {
+        let mut text = String::with_capacity(15);
+        for (separator, octet) in ["", ".", ".", "."].into_iter().zip([first, second, third, fourth]) {
+            text.push_str(separator);
+            let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| char::from(b'0' + digit));
+            let from = if *octet >= 100 { 0 } else { 2 - usize::from(*octet >= 10) };
+            text.extend(&digits[from..]);
+        }
+        return text;
+    }
+    record::ip_of(bytes).map(|ip| ip.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_look_as_everywhere() {
+        let v4 = (0..=255).map(|octet| vec![octet, octet / 7, 255 - octet, octet / 3]);
+        let v6 = [vec![0; 16], [[0; 10].as_slice(), &[255, 255, 192, 0, 2, 1]].concat()];
+        for bytes in v4.chain(v6) {
+            assert_eq!(Some(shown_address(&bytes)), record::ip_of(&bytes).map(|ip| ip.to_string()));
+        }
+        assert_eq!(shown_address(&[]), "");
+    }
+}
