@@ -14,8 +14,8 @@ python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0)
 # puppeteer-core: the browser tests, by its last version that runs in Debian's nodejs; uglify-js: the client as pages have it
 npm_packages=(puppeteer-core@24.43.1 uglify-js@3.19.3)
 # chromium, firefox-esr: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units;
-# php: the sender in deploy/senders; openssl: the example of proto/LINKS.md; libfaketime: clocks that jump; e2fsprogs: disks that fill up
-debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-cli php-apcu openssl libfaketime e2fsprogs)
+# man-db: manual pages; php: the sender in deploy/senders; openssl: the example of proto/LINKS.md; libfaketime: clocks that jump; e2fsprogs: disks that fill up
+debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-cli php-apcu openssl libfaketime e2fsprogs man-db)
 command -v node >/dev/null && command -v npm >/dev/null || debian_packages+=(nodejs npm)
 # its MiniBrowser needs a display
 if [ "${1:-}" = webkit ]; then debian_packages+=(webkit2gtk-driver xvfb); fi
