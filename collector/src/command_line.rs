@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tallylight_service::manual::{Completions, Man};
 
 use crate::check::CheckArgs;
 use crate::send::SendArgs;
@@ -47,6 +48,12 @@ pub enum Other {
     ///
     /// How services make many of them is described in proto/LINKS.md.
     SignLink(SignLinkArgs),
+
+    /// Prints what a shell needs to complete this command line
+    Completions(Completions),
+
+    /// Writes the manual pages
+    Man(Man),
 }
 
 impl CommandLine {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tallylight_compactor::audit::audit;
 use tallylight_compactor::inspect::inspect;
 use tallylight_compactor::metrics::Metrics;
@@ -51,6 +51,16 @@ fn run(settings: &Settings) -> Result<ExitCode> {
             require_log(data).map_err(RunError::from)?;
             let adds_up = audit(data, settings.folders.out.as_deref(), wanted.json, stdout())?;
             Ok(if adds_up { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Some(Command::Completions(wanted)) => {
+            wanted.print(Settings::command());
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Man(wanted)) => {
+            wanted
+                .write(Settings::command())
+                .with_context(|| format!("cannot write into {}", wanted.folder.display()))?;
+            Ok(ExitCode::SUCCESS)
         }
         None => compact(settings),
     }

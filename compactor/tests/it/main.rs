@@ -16,6 +16,7 @@ mod disk_full;
 mod docs;
 mod freshness;
 mod killed;
+mod manual;
 mod mutants;
 mod out;
 mod outputs;

@@ -6,6 +6,7 @@
 //!  metrics::counter!(…)  ──▶ recorder  ──┐
 //!  /proc/self            ──▶ process   ──┴─▶ admin: /metrics, /healthz, /readyz on a port of its own
 //!  systemd ──▶ handed_over: sockets;  systemd: «ready», signs of life ──▶ systemd
+//!  the command line      ──▶ manual: completions, pages
 //! ```
 //!
 //! Nothing in here may stop or slow the program that it serves: a stderr that nobody reads costs log lines,
@@ -24,6 +25,7 @@
 pub mod admin;
 pub mod handed_over;
 pub mod logging;
+pub mod manual;
 pub mod process;
 pub mod recorder;
 pub mod systemd;
