@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use tallylight_proto::record::{EventView, RecordError};
+use tallylight_proto::record::{EventView, Fields, RecordError};
 use tallylight_proto::segment::Framed;
 
 /// Records of a batch, at most, and bytes from which on it is full: they stay in the processor's cache.
@@ -34,6 +34,8 @@ struct Record {
     position: u64,
     end: u64,
     payload: Range<usize>,
+    /// What was found out about it.
+    fields: Option<Fields>,
     decision: Option<Decision>,
 }
 
@@ -71,7 +73,7 @@ impl Batch {
         let from = self.payloads.len();
         self.payloads.extend_from_slice(framed.payload);
         let payload = from..self.payloads.len();
-        self.records.push(Record { position: framed.position, end: framed.end, payload, decision: None });
+        self.records.push(Record { position: framed.position, end: framed.end, payload, fields: None, decision: None });
     }
 
     /// Whether there are enough.
@@ -89,16 +91,29 @@ impl Batch {
         self.records.is_empty()
     }
 
-    /// Positions and events, as far as they can be understood.
-    pub fn events(&self) -> impl Iterator<Item = (u64, Result<EventView<'_>, RecordError>)> {
-        self.records.iter().map(|record| (record.position, EventView::checked(&self.payloads[record.payload.clone()])))
+    /// Finds out what stands in each record; of those that cannot be understood, `bad` is told where and why.
+    pub fn understand(&mut self, mut bad: impl FnMut(u64, RecordError)) {
+        self.records.retain_mut(|record| match Fields::checked(&self.payloads[record.payload.clone()]) {
+            Ok(fields) => {
+                record.fields = Some(fields);
+                true
+            }
+            Err(error) => {
+                bad(record.position, error);
+                false
+            }
+        });
     }
 
-    /// Says of each record what was decided; nothing of those that cannot be understood.
-    pub fn decide(&mut self, decisions: impl IntoIterator<Item = Option<Decision>>) {
-        self.records.iter_mut().zip(decisions).for_each(|(record, decision)| record.decision = decision);
+    /// The positions and events of those that were understood.
+    pub fn events(&self) -> impl Iterator<Item = (u64, EventView<'_>)> {
+        self.records.iter().filter_map(|record| Some((record.position, self.event(record)?)))
+    }
+
+    /// Says of each event what was decided.
+    pub fn decide(&mut self, decisions: impl IntoIterator<Item = Decision>) {
+        self.records.iter_mut().zip(decisions).for_each(|(record, decision)| record.decision = Some(decision));
         // of one hour, they stay in log order
-        self.records.retain(|record| record.decision.is_some());
         self.records.sort_by_key(|record| record.decision.map(|decision| decision.place));
     }
 
@@ -107,10 +122,15 @@ impl Batch {
         let place = |record: &Record| record.decision.map(|decision| decision.place);
         self.records.chunk_by(move |a, b| place(a) == place(b)).filter_map(move |records| {
             let taken = records.iter().filter_map(|record| {
-                let event = EventView::of(&self.payloads[record.payload.clone()]).ok()?;
-                Some(Taken { position: record.position, end: record.end, event, fate: record.decision?.fate })
+                let (event, fate) = (self.event(record)?, record.decision?.fate);
+                Some(Taken { position: record.position, end: record.end, event, fate })
             });
             Some((place(records.first()?)?, taken.collect()))
         })
+    }
+
+    fn event<'a>(&'a self, record: &'a Record) -> Option<EventView<'a>> {
+        let fields = record.fields.as_ref()?;
+        Some(EventView::new(&self.payloads[record.payload.clone()], fields))
     }
 }

@@ -18,7 +18,7 @@ use std::time::Instant;
 use tallylight_host::clock;
 use tallylight_proto::layout;
 use tallylight_proto::ledger::Ledger;
-use tallylight_proto::record::{self, EventView, Record, RecordError};
+use tallylight_proto::record::{self, EventView, Record, RecordError, Text};
 use tallylight_proto::segment::Framed;
 use tallylight_proto::time::{DAY_MS, Hour, Millis};
 use tallylight_service::Watchdog;
@@ -359,23 +359,15 @@ impl Sorter {
             return Ok(());
         }
         let mut batch = std::mem::take(&mut self.batch);
-        let mut events = Vec::with_capacity(batch.len());
-        for (position, event) in batch.events() {
-            events
-                .push(event.map(|event| (position, event)).map_err(|error| self.not_understood(position, &error)).ok());
-        }
-        let ids = events.iter().flatten().filter(|(_, event)| !event.id().made_here);
-        let ids: Vec<_> = ids.map(|(position, event)| (event.id().uuid, *position, event.received_at())).collect();
+        batch.understand(|position, error| self.not_understood(position, &error));
+        let judged = batch.events().filter(|(_, event)| !event.id().made_here);
+        let ids: Vec<_> = judged.map(|(position, event)| (event.id().uuid, position, event.received_at())).collect();
         let mut verdicts = self.index.judge_all(&ids)?.into_iter();
-        let mut decisions = Vec::with_capacity(events.len());
-        for event in &events {
-            let Some((_, event)) = event else {
-                decisions.push(None);
-                continue;
-            };
+        let mut decisions = Vec::with_capacity(batch.len());
+        for (_, event) in batch.events() {
             let verdict = if event.id().made_here { Some(Verdict::First) } else { verdicts.next() };
-            let fate = self.fate(event, verdict.expect("one for each id"));
-            decisions.push(Some(Decision { place: self.hours.place(Hour::of(event.event_at()))?, fate }));
+            let fate = self.fate(&event, verdict.expect("one for each id"));
+            decisions.push(Decision { place: self.hours.place(Hour::of(event.event_at()))?, fate });
         }
         batch.decide(decisions);
         self.hours.take(&batch);
@@ -388,7 +380,7 @@ impl Sorter {
     fn fate(&mut self, event: &EventView<'_>, verdict: Verdict) -> Fate {
         let fate = match verdict {
             Verdict::Duplicate => Fate::Duplicate,
-            Verdict::First if self.is_crawler(event.user_agent) => Fate::Bot,
+            Verdict::First if self.is_crawler(event.text(Text::UserAgent)) => Fate::Bot,
             Verdict::First => Fate::Counted,
         };
         let of_front = &mut self.counts.fronts[event.front().index()];

@@ -33,7 +33,7 @@ pub struct Pending {
 
 impl Pending {
     /// Adds events.
-    pub fn push_all(&mut self, events: &[Taken<'_>]) {
+    pub fn push_all(&mut self, events: &[&Taken<'_>]) {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
         self.first.get_or_insert(first.position);
         self.end = last.end;

@@ -10,7 +10,7 @@
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use tallylight_proto::record::EventView;
+use tallylight_proto::record::{EventView, Text};
 use tallylight_proto::time::Millis;
 
 use crate::batch::{Fate, Taken};
@@ -58,11 +58,11 @@ impl By {
     }
 
     fn of<'e>(self, event: &EventView<'e>) -> &'e [u8] {
-        match self {
-            By::Item => event.item,
-            By::Placement => event.placement,
-            By::Page => event.page,
-        }
+        event.text(match self {
+            By::Item => Text::Item,
+            By::Placement => Text::Placement,
+            By::Page => Text::Page,
+        })
     }
 }
 
@@ -77,7 +77,8 @@ impl<'a> Key<'a> {
     /// Of the group in which an event belongs.
     pub fn of(event: &EventView<'a>, by: &[By]) -> Self {
         let mut parts: [&[u8]; MAX_COLUMNS] = [b""; MAX_COLUMNS];
-        parts[..BASE_COLUMNS.len()].copy_from_slice(&[event.site, event.event, event.target]);
+        parts[..BASE_COLUMNS.len()]
+            .copy_from_slice(&[Text::Site, Text::Event, Text::Target].map(|text| event.text(text)));
         for (part, by) in parts[BASE_COLUMNS.len()..].iter_mut().zip(by) {
             *part = by.of(event);
         }
@@ -294,7 +295,7 @@ impl Groups {
             match taken.fate {
                 Fate::Counted => {
                     measures.count(event);
-                    self.seen.extend(visitors::coupon(event.visitor).map(|coupon| (number, coupon)));
+                    self.seen.extend(visitors::coupon(event.text(Text::Visitor)).map(|coupon| (number, coupon)));
                 }
                 Fate::Bot => measures.bot_events += 1,
                 Fate::Duplicate => measures.duplicates += 1,

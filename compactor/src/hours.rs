@@ -270,7 +270,7 @@ impl State {
             self.since.get_or_insert_with(clock::instant);
         }
         let is_row = |taken: &&Taken<'_>| taken.fate != Fate::Duplicate && taken.end > self.events_covered;
-        let new: Vec<Taken<'_>> = events.iter().filter(is_row).copied().collect();
+        let new: Vec<&Taken<'_>> = events.iter().filter(is_row).collect();
         if rows && !new.is_empty() {
             self.pending.push_all(&new);
             self.since.get_or_insert_with(clock::instant);

@@ -2,7 +2,7 @@
 //! so that a row takes a hundred bytes whatever its texts are, and is encoded without a look at them.
 
 use parquet::schema::types::SchemaDescriptor;
-use tallylight_proto::record::{self, EventView};
+use tallylight_proto::record::{self, Text};
 
 use crate::batch::{Fate, Taken};
 use crate::chunk::{Chunk, Encoder, Levels};
@@ -11,8 +11,12 @@ use crate::texts::{TextColumn, Texts};
 /// The columns of text that events have, in the order of the file.
 pub const TEXTS: [&str; 10] =
     ["site", "event", "target", "page", "item", "placement", "visitor", "user_agent", "ip", "front"];
-/// Where the address stands among them.
+/// Those that stand in the record as they are.
+const OF_RECORD: [Text; 8] =
+    [Text::Site, Text::Event, Text::Target, Text::Page, Text::Item, Text::Placement, Text::Visitor, Text::UserAgent];
+/// The address, as bytes as long as it waits.
 const IP: usize = 8;
+const FRONT: usize = 9;
 /// What a row takes besides its texts and properties: id, three numbers, a number for each text, value and the rest.
 const ROW_BYTES: usize = 16 + 3 * 8 + 4 * TEXTS.len() + 9 + 8 + 1 + 4;
 /// What a property takes besides its texts.
@@ -38,23 +42,15 @@ pub struct Rows {
 
 impl Rows {
     /// Adds events.
-    pub fn push_all(&mut self, events: &[Taken<'_>]) {
-        let texts: [for<'e> fn(&EventView<'e>) -> &'e [u8]; TEXTS.len()] = [
-            |event| event.site,
-            |event| event.event,
-            |event| event.target,
-            |event| event.page,
-            |event| event.item,
-            |event| event.placement,
-            |event| event.visitor,
-            |event| event.user_agent,
-            |event| event.ip,
-            |event| event.front().label().as_bytes(),
-        ];
+    pub fn push_all(&mut self, events: &[&Taken<'_>]) {
         let mut of_column = Vec::with_capacity(events.len());
-        for (column, text) in self.texts.iter_mut().zip(texts) {
+        for (n, column) in self.texts.iter_mut().enumerate() {
             of_column.clear();
-            of_column.extend(events.iter().map(|taken| text(&taken.event)));
+            of_column.extend(events.iter().map(|taken| match n {
+                IP => taken.event.ip(),
+                FRONT => taken.event.front().label().as_bytes(),
+                n => taken.event.text(OF_RECORD[n]),
+            }));
             column.push_all(&of_column);
         }
         for Taken { position, event, fate, .. } in events {

@@ -59,34 +59,44 @@ pub enum Record<'a> {
     Ledger(Ledger),
 }
 
-/// An event's record as it lies there: where each field is, its texts not looked into. What reads millions of records
-/// takes this, [`EventView::checked`] once; an [`Event`] is more to make.
+/// A text that every event has, though it may be empty, in the order of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// [`Event::site`]
+    Site,
+    /// [`Event::event`]
+    Event,
+    /// [`Event::target`]
+    Target,
+    /// [`Event::page`]
+    Page,
+    /// [`Event::item`]
+    Item,
+    /// [`Event::placement`]
+    Placement,
+    /// [`Event::visitor`]
+    Visitor,
+    /// [`Event::user_agent`]
+    UserAgent,
+}
+
+const TEXTS: usize = 8;
+
+/// Where the fields of an event's record are.
+#[derive(Clone, Debug)]
+pub struct Fields {
+    front: Front,
+    /// Where each text begins and ends.
+    texts: [(u32, u32); TEXTS],
+    /// Where the properties begin.
+    properties: u32,
+}
+
+/// An event's record as it lies there, for whoever reads millions of them: an [`Event`] is more to make.
 #[derive(Clone, Copy, Debug)]
 pub struct EventView<'a> {
-    fixed: &'a [u8; EVENT_FIXED],
-    front: Front,
-    origin: Option<Origin>,
-    /// The visitor's address: nothing, 4 or 16 bytes.
-    pub ip: &'a [u8],
-    /// Whose site. This and the texts that follow are UTF-8 if that was checked.
-    pub site: &'a [u8],
-    /// Its name.
-    pub event: &'a [u8],
-    /// Where the link leads.
-    pub target: &'a [u8],
-    /// The page it happened on.
-    pub page: &'a [u8],
-    /// What was recommended.
-    pub item: &'a [u8],
-    /// Where it stood.
-    pub placement: &'a [u8],
-    /// Who.
-    pub visitor: &'a [u8],
-    /// The visitor's user agent.
-    pub user_agent: &'a [u8],
-    properties: &'a [u8],
-    /// All texts with their lengths.
-    texts: &'a [u8],
+    payload: &'a [u8],
+    fields: &'a Fields,
 }
 
 /// Why bytes whose checksum is right are no record. Never seen with a writer of this or an earlier version.
@@ -191,151 +201,180 @@ pub fn is_event(payload: &[u8]) -> bool {
 /// Reads a record.
 pub fn decode(payload: &[u8]) -> Result<Record<'_>, RecordError> {
     match payload.first() {
-        Some(&KIND_EVENT) => EventView::of(payload)?.to_event().map(Record::Event),
+        Some(&KIND_EVENT) => Fields::of(payload)?.event_in(payload).map(Record::Event),
         Some(&KIND_LEDGER) => decode_ledger(payload).map(Record::Ledger),
         Some(&kind) => Err(RecordError::UnknownKind { kind }),
         None => Err(RecordError::Short { len: 0 }),
     }
 }
 
-impl<'a> EventView<'a> {
+impl Fields {
     /// Finds the fields of an event's record.
-    pub fn of(payload: &'a [u8]) -> Result<Self, RecordError> {
+    pub fn of(payload: &[u8]) -> Result<Self, RecordError> {
         let short = RecordError::Short { len: payload.len() };
         let (fixed, rest) = payload.split_first_chunk::<EVENT_FIXED>().ok_or(short)?;
         if fixed[0] != KIND_EVENT {
             return Err(RecordError::UnknownKind { kind: fixed[0] });
         }
         let front = Front::from_index(usize::from(fixed[2])).ok_or(RecordError::BadField { field: "front" })?;
-        let (ip, rest) = rest.split_at_checked(usize::from(fixed[3])).ok_or(short)?;
-        if !matches!(ip.len(), 0 | 4 | 16) {
+        if !matches!(fixed[3], 0 | 4 | 16) {
             return Err(RecordError::BadField { field: "ip" });
         }
-        let (origin, rest) = match fixed[1] & FLAG_FRAMED {
-            0 => (None, rest),
-            _ => {
-                let (origin, rest) = rest.split_first_chunk::<ORIGIN_LEN>().ok_or(short)?;
-                let key = (origin[19] & FLAG_KEYED != 0).then_some(origin[18]);
-                let source = SourceId { key, source: u64::from_le_bytes(chunk(origin, 0)) };
-                let number = Number { source, sequence: u64::from_le_bytes(chunk(origin, 8)) };
-                let place = u16::from_le_bytes(chunk(origin, 16));
-                (Some(Origin { number, place, is_last: fixed[1] & FLAG_LAST != 0 }), rest)
-            }
-        };
-        let mut texts = Texts { rest };
-        let mut next = || texts.next().ok_or(short);
-        let view = Self {
-            fixed,
-            front,
-            origin,
-            ip,
-            site: next()?,
-            event: next()?,
-            target: next()?,
-            page: next()?,
-            item: next()?,
-            placement: next()?,
-            visitor: next()?,
-            user_agent: next()?,
-            properties: texts.rest,
-            texts: rest,
-        };
-        while !texts.rest.is_empty() {
-            texts.next().zip(texts.next()).ok_or(short)?;
+        let origin_len = if fixed[1] & FLAG_FRAMED == 0 { 0 } else { ORIGIN_LEN };
+        let (_, rest) = rest.split_at_checked(usize::from(fixed[3]) + origin_len).ok_or(short)?;
+        let mut strings = Strings { rest };
+        let offset = |left: usize| u32::try_from(payload.len() - left).map_err(|_| short);
+        let mut texts = [(0, 0); TEXTS];
+        for place in &mut texts {
+            let text = strings.next().ok_or(short)?;
+            let left = strings.rest.len();
+            *place = (offset(left + text.len())?, offset(left)?);
         }
-        Ok(view)
+        let properties = offset(strings.rest.len())?;
+        while !strings.rest.is_empty() {
+            strings.next().zip(strings.next()).ok_or(short)?;
+        }
+        Ok(Self { front, texts, properties })
     }
 
     /// The same, and that all texts are UTF-8.
-    pub fn checked(payload: &'a [u8]) -> Result<Self, RecordError> {
-        let view = Self::of(payload)?;
+    pub fn checked(payload: &[u8]) -> Result<Self, RecordError> {
+        let fields = Self::of(payload)?;
         // all at once, most of the time: lengths below 128 are ASCII, too
-        if !view.texts.is_ascii() {
-            let properties = view.properties().flat_map(|(key, value)| [key, value]);
-            let mut texts = view.named_texts().into_iter().chain(properties).filter(|text| !text.is_ascii());
-            texts.try_for_each(|text| checked(text).map(drop))?;
+        let (first, _) = fields.texts[0];
+        if !payload[first as usize..].is_ascii() {
+            let texts = fields.texts.iter().map(|(from, to)| &payload[*from as usize..*to as usize]);
+            let properties = fields.properties_in(payload).flat_map(|(key, value)| [key, value]);
+            let mut others = texts.chain(properties).filter(|text| !text.is_ascii());
+            others.try_for_each(|text| checked(text).map(drop))?;
         }
-        Ok(view)
+        Ok(fields)
+    }
+
+    fn event_in<'a>(&self, payload: &'a [u8]) -> Result<Event<'a>, RecordError> {
+        let view = EventView::new(payload, self);
+        let text = |text: Text| checked(self.text_in(payload, text)).map(Cow::Borrowed);
+        let property = |(key, value)| Ok((Cow::Borrowed(checked(key)?), Cow::Borrowed(checked(value)?)));
+        Ok(Event {
+            id: view.id(),
+            received_at: view.received_at(),
+            age_ms: view.age_ms(),
+            front: self.front,
+            site: text(Text::Site)?,
+            event: text(Text::Event)?,
+            target: text(Text::Target)?,
+            page: text(Text::Page)?,
+            item: text(Text::Item)?,
+            placement: text(Text::Placement)?,
+            visitor: text(Text::Visitor)?,
+            user_agent: text(Text::UserAgent)?,
+            ip: ip_of(view.ip()),
+            value: view.value(),
+            lost: view.lost(),
+            origin: view.origin(),
+            props: self.properties_in(payload).map(property).collect::<Result<_, RecordError>>()?,
+        })
+    }
+
+    #[inline]
+    fn text_in<'a>(&self, payload: &'a [u8], text: Text) -> &'a [u8] {
+        let (from, to) = self.texts[text as usize];
+        &payload[from as usize..to as usize]
+    }
+
+    #[inline]
+    fn properties_in<'a>(&self, payload: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let mut strings = Strings { rest: &payload[self.properties as usize..] };
+        std::iter::from_fn(move || strings.next().zip(strings.next()))
+    }
+}
+
+impl<'a> EventView<'a> {
+    /// Of a record and its own fields.
+    #[inline]
+    pub fn new(payload: &'a [u8], fields: &'a Fields) -> Self {
+        Self { payload, fields }
     }
 
     /// See [`Event::id`].
+    #[inline]
     pub fn id(&self) -> Id {
-        Id { uuid: Uuid::from_bytes(chunk(self.fixed, 16)), made_here: self.fixed[1] & FLAG_MADE_HERE != 0 }
+        Id { uuid: Uuid::from_bytes(chunk(self.payload, 16)), made_here: self.payload[1] & FLAG_MADE_HERE != 0 }
     }
 
     /// See [`Event::received_at`].
+    #[inline]
     pub fn received_at(&self) -> Millis {
-        i64::from_le_bytes(chunk(self.fixed, 8))
+        i64::from_le_bytes(chunk(self.payload, 8))
     }
 
     /// See [`Event::age_ms`].
+    #[inline]
     pub fn age_ms(&self) -> u32 {
-        u32::from_le_bytes(chunk(self.fixed, 4))
+        u32::from_le_bytes(chunk(self.payload, 4))
     }
 
     /// See [`Event::event_at`].
+    #[inline]
     pub fn event_at(&self) -> Millis {
         time::event_at(self.received_at(), self.age_ms())
     }
 
     /// See [`Event::is_late`].
+    #[inline]
     pub fn is_late(&self) -> bool {
         time::is_late(self.age_ms())
     }
 
     /// See [`Event::front`].
+    #[inline]
     pub fn front(&self) -> Front {
-        self.front
+        self.fields.front
+    }
+
+    /// One of the texts: UTF-8, if the record was [checked](Fields::checked).
+    #[inline]
+    pub fn text(&self, text: Text) -> &'a [u8] {
+        self.fields.text_in(self.payload, text)
+    }
+
+    /// The bytes of [`Event::ip`]: none, 4 or 16.
+    #[inline]
+    pub fn ip(&self) -> &'a [u8] {
+        &self.payload[EVENT_FIXED..][..usize::from(self.payload[3])]
     }
 
     /// See [`Event::value`].
+    #[inline]
     pub fn value(&self) -> Option<Micros> {
-        (self.fixed[1] & FLAG_VALUE != 0).then(|| Micros(i64::from_le_bytes(chunk(self.fixed, 32))))
+        (self.payload[1] & FLAG_VALUE != 0).then(|| Micros(i64::from_le_bytes(chunk(self.payload, 32))))
     }
 
     /// See [`Event::lost`].
+    #[inline]
     pub fn lost(&self) -> u32 {
-        u32::from_le_bytes(chunk(self.fixed, 40))
+        u32::from_le_bytes(chunk(self.payload, 40))
     }
 
     /// See [`Event::props`].
+    #[inline]
     pub fn properties(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        let mut texts = Texts { rest: self.properties };
-        std::iter::from_fn(move || texts.next().zip(texts.next()))
+        self.fields.properties_in(self.payload)
     }
 
-    fn named_texts(&self) -> [&'a [u8]; 8] {
-        [self.site, self.event, self.target, self.page, self.item, self.placement, self.visitor, self.user_agent]
-    }
-
-    fn to_event(self) -> Result<Event<'a>, RecordError> {
-        let text = |text: &'a [u8]| checked(text).map(Cow::Borrowed);
-        Ok(Event {
-            id: self.id(),
-            received_at: self.received_at(),
-            age_ms: self.age_ms(),
-            front: self.front,
-            site: text(self.site)?,
-            event: text(self.event)?,
-            target: text(self.target)?,
-            page: text(self.page)?,
-            item: text(self.item)?,
-            placement: text(self.placement)?,
-            visitor: text(self.visitor)?,
-            user_agent: text(self.user_agent)?,
-            ip: ip_of(self.ip),
-            value: self.value(),
-            lost: self.lost(),
-            origin: self.origin,
-            props: self
-                .properties()
-                .map(|(key, value)| Ok((text(key)?, text(value)?)))
-                .collect::<Result<_, RecordError>>()?,
-        })
+    /// See [`Event::origin`].
+    fn origin(&self) -> Option<Origin> {
+        let flags = self.payload[1];
+        let origin: [u8; ORIGIN_LEN] =
+            (flags & FLAG_FRAMED != 0).then(|| chunk(self.payload, EVENT_FIXED + self.ip().len()))?;
+        let key = (origin[19] & FLAG_KEYED != 0).then_some(origin[18]);
+        let source = SourceId { key, source: u64::from_le_bytes(chunk(&origin, 0)) };
+        let number = Number { source, sequence: u64::from_le_bytes(chunk(&origin, 8)) };
+        Some(Origin { number, place: u16::from_le_bytes(chunk(&origin, 16)), is_last: flags & FLAG_LAST != 0 })
     }
 }
 
-/// The address with these bytes, as [`EventView::ip`] has them.
+/// The address with these bytes, as [`EventView::ip`] gives them.
 pub fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
@@ -378,11 +417,11 @@ fn put_str(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Takes strings one by one from the end of an event's record.
-struct Texts<'a> {
+struct Strings<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Texts<'a> {
+impl<'a> Strings<'a> {
     /// None, if it ends too early.
     fn next(&mut self) -> Option<&'a [u8]> {
         let len = usize::try_from(varint::take(&mut self.rest)?).ok()?;
@@ -495,9 +534,9 @@ mod tests {
         for len in [127, 128, 16_383, 16_384, crate::event::MAX_EVENT_BYTES] {
             let mut bytes = Vec::new();
             put_str(&mut bytes, &"x".repeat(len));
-            let mut texts = Texts { rest: &bytes };
-            assert_eq!(texts.next().map(<[u8]>::len), Some(len));
-            assert!(texts.rest.is_empty());
+            let mut strings = Strings { rest: &bytes };
+            assert_eq!(strings.next().map(<[u8]>::len), Some(len));
+            assert!(strings.rest.is_empty());
         }
     }
 }

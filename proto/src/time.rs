@@ -18,11 +18,13 @@ pub const MAX_AGE_MS: Millis = 7 * DAY_MS;
 pub const LATE_MS: Millis = 60_000;
 
 /// When something happened that was so old when it was received.
+#[inline]
 pub fn event_at(received_at: Millis, age_ms: u32) -> Millis {
     received_at.saturating_sub(Millis::from(age_ms))
 }
 
 /// Whether that is late.
+#[inline]
 pub fn is_late(age_ms: u32) -> bool {
     Millis::from(age_ms) > LATE_MS
 }

@@ -11,7 +11,19 @@ pub fn put(out: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Takes a number from the beginning. None if it ends too early or has more than 64 bits.
+#[inline]
 pub fn take(bytes: &mut &[u8]) -> Option<u64> {
+    match bytes.split_first() {
+        // most lengths
+        Some((byte, rest)) if *byte < 0x80 => {
+            *bytes = rest;
+            Some((*byte).into())
+        }
+        _ => take_long(bytes),
+    }
+}
+
+fn take_long(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;

@@ -22,8 +22,6 @@
 
 use std::path::{Path, PathBuf};
 
-use hashbrown::HashTable;
-use std::hash::BuildHasher;
 use tallylight_proto::time::{DAY_MS, HOUR_MS, MAX_AGE_MS, Millis};
 use thiserror::Error;
 use uuid::Uuid;
@@ -32,6 +30,7 @@ use crate::storage::{self, StorageError};
 
 mod cache;
 mod filter;
+mod head;
 mod manifest;
 mod merge;
 mod page;
@@ -39,6 +38,7 @@ mod run;
 
 use cache::PageCache;
 use filter::FilterKey;
+use head::Head;
 use manifest::Manifest;
 use run::{Run, RunWriter};
 
@@ -85,7 +85,7 @@ pub enum Verdict {
 /// How much memory it may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Copies in memory before they are written out, at least one; 33 bytes each.
+    /// Copies in memory before they are written out, at least one; 37 bytes each, and 8 more while they are sorted.
     pub head_copies: usize,
     /// Bytes of pages of runs kept in memory, at least one page.
     pub cache_bytes: usize,
@@ -141,9 +141,7 @@ impl FirstCopy {
 pub struct Index {
     folder: PathBuf,
     limits: Limits,
-    /// Copies that are in no run yet. An id may be in it twice, with receive times far apart.
-    head: HashTable<FirstCopy>,
-    hasher: foldhash::fast::RandomState,
+    head: Head,
     runs: Vec<Run>,
     cache: PageCache,
     /// The number of the next run, also after one that failed: the file of a failed one may be there.
@@ -170,8 +168,7 @@ impl Index {
         Ok(Self {
             folder: folder.to_owned(),
             limits,
-            head: HashTable::new(),
-            hasher: foldhash::fast::RandomState::default(),
+            head: Head::default(),
             runs,
             cache: PageCache::new(limits.cache_bytes),
             next_number: manifest.next_number,
@@ -201,8 +198,7 @@ impl Index {
     pub fn judge(&mut self, id: Uuid, position: u64, received_at: Millis) -> Result<Verdict, IndexError> {
         self.newest = self.newest.max(Some(received_at));
         let copy = FirstCopy { id: id.as_u128(), position, received_at };
-        let hash = self.hasher.hash_one(copy.id);
-        if let Some(verdict) = self.head.iter_hash(hash).find_map(|held| copy.judged_by(held)) {
+        if let Some(verdict) = self.head.judge(&copy) {
             return Ok(verdict);
         }
         let key = FilterKey::of(copy.id);
@@ -212,7 +208,7 @@ impl Index {
                 return Ok(verdict);
             }
         }
-        self.hold(copy, hash)?;
+        self.hold(copy)?;
         Ok(Verdict::First)
     }
 
@@ -224,11 +220,7 @@ impl Index {
     /// Holds a copy that is known to be a first one: how the index is rebuilt.
     pub fn insert(&mut self, id: Uuid, position: u64, received_at: Millis) -> Result<(), IndexError> {
         let copy = FirstCopy { id: id.as_u128(), position, received_at };
-        let hash = self.hasher.hash_one(copy.id);
-        if self.head.iter_hash(hash).any(|held| *held == copy) {
-            return Ok(());
-        }
-        self.hold(copy, hash)
+        if self.head.holds(&copy) { Ok(()) } else { self.hold(copy) }
     }
 
     /// Makes durable all that is held, and that every record below the log position `through` was judged. Comes first
@@ -263,12 +255,12 @@ impl Index {
         }
     }
 
-    fn hold(&mut self, copy: FirstCopy, hash: u64) -> Result<(), IndexError> {
+    fn hold(&mut self, copy: FirstCopy) -> Result<(), IndexError> {
         if self.head.len() >= self.limits.head_copies.max(1) {
             self.write_head(self.through)?;
             self.merge_if_many()?;
         }
-        self.head.insert_unique(hash, copy, |held| self.hasher.hash_one(held.id));
+        self.head.push(copy);
         Ok(())
     }
 
@@ -284,11 +276,9 @@ impl Index {
         }
         let mut added = None;
         if !self.head.is_empty() {
-            let mut copies: Vec<_> = self.head.iter().copied().collect();
-            copies.sort_unstable();
             let number = self.take_number();
             let mut writer = RunWriter::create(&self.folder, number)?;
-            copies.into_iter().try_for_each(|copy| writer.push(copy))?;
+            self.head.sorted().try_for_each(|copy| writer.push(copy))?;
             added = Some(Run::open(&self.folder, number, writer.finish()?)?);
         }
         self.replace(|_| false, added, through)?;
