@@ -20,7 +20,7 @@ use tallylight_compactor::rebuild::rebuild;
 use tallylight_compactor::state_folder::StateFolder;
 use tallylight_compactor::storage;
 use tallylight_proto::beacon::from_query;
-use tallylight_proto::record::{EventView, encode_event};
+use tallylight_proto::record::{EventView, Fields, encode_event};
 use tallylight_proto::time::Hour;
 use tallylight_proto::{Front, layout};
 use tempfile::TempDir;
@@ -243,9 +243,10 @@ fn pending() -> Pending {
         let query = format!("site=s.example&event=click&item={n}&value={n}.5&p={n}");
         let mut payload = Vec::new();
         encode_event(&from_query(&query, &context, &mut ids).expect("an event"), &mut payload);
-        let event = EventView::of(&payload).expect("our own record");
+        let fields = Fields::of(&payload).expect("our own record");
+        let event = EventView::new(&payload, &fields);
         let fate = if n % 3 == 0 { Fate::Bot } else { Fate::Counted };
-        pending.push_all(&[Taken { position: n * 100, end: n * 100 + 100, event, fate }]);
+        pending.push_all(&[&Taken { position: n * 100, end: n * 100 + 100, event, fate }]);
     }
     pending
 }
