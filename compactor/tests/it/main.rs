@@ -9,6 +9,7 @@ mod harness;
 mod browsers;
 mod client;
 mod crowd;
+mod deb;
 mod deploy;
 mod disk;
 mod disk_full;
