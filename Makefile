@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation restarts fmt lint bench-log bench-http \
+.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation restarts deb test-deb fmt lint bench-log bench-http \
 	bench-counters bench-udp bench-hostile bench-compact fuzz clean
 .DEFAULT_GOAL := help
 
@@ -53,6 +53,17 @@ RATE ?= 2000
 RESTARTS ?= 20
 restarts: test-env ## the collector is started again under load, and refuses, cuts off and loses nobody (RATE=a second RESTARTS=number)
 	RATE=$(RATE) RESTARTS=$(RESTARTS) cargo test --release -p tallylight-compactor --test it restarts:: -- --nocapture
+
+# REVISION: Debian's part of the version
+deb: build ## the Debian package of both programs, in target/debian
+	@deploy/deb.sh
+
+test-deb: build ## installs, upgrades under load and purges the package in a Debian with systemd (RATE=new connections a second)
+	@deploy/test-env.sh
+	@deploy/test-env.sh debian
+	@REVISION=1 OUT=target/debian/older deploy/deb.sh
+	@REVISION=2 deploy/deb.sh
+	RATE=$(RATE) cargo test -p tallylight-compactor --test it deb::the_package -- --ignored --nocapture
 
 client: test-env ## makes collector/client/beacon.min.js from beacon.js
 	node collector/client/minify.mjs "$${TALLYLIGHT_TEST_ENV:-.test-env}/node_modules" > collector/client/beacon.min.js.new

@@ -4,10 +4,11 @@
 #
 #   test-env.sh            what `make test` needs
 #   test-env.sh webkit     what `make browsers` needs, too
+#   test-env.sh debian     what `make test-deb` needs, too: a Debian of its own (SUITE=) to install the package in
 set -euo pipefail
 cd "$(dirname "$0")/.."
 env_dir=${TALLYLIGHT_TEST_ENV:-$PWD/.test-env}
-case "${1:-}" in "" | webkit) ;; *) echo "test-env: not known: $1" >&2; exit 2 ;; esac
+case "${1:-}" in "" | webkit | debian) ;; *) echo "test-env: not known: $1" >&2; exit 2 ;; esac
 
 # readers that share no code with what they read
 python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0 polars==2.1.0 pandas==3.1.1 chdb==4.4.0 pyspark==4.3.0)
@@ -23,6 +24,9 @@ debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-c
 command -v node >/dev/null && command -v npm >/dev/null || debian_packages+=(nodejs npm)
 # its MiniBrowser needs a display
 if [ "${1:-}" = webkit ]; then debian_packages+=(webkit2gtk-driver xvfb); fi
+# systemd-container: systemd-nspawn; lintian judges the package
+if [ "${1:-}" = debian ]; then debian_packages+=(debootstrap systemd-container lintian); fi
+debian_root=("${SUITE:-bookworm}" systemd,systemd-sysv,dbus,bash-completion,zsh,fish)
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
@@ -69,5 +73,12 @@ if [ "$(cat "$env_dir/node_modules/stamp" 2>/dev/null)" != "${npm_packages[*]}" 
     rm -rf "$env_dir/node_modules"
     npm install --prefix "$env_dir" --no-save --no-package-lock --no-audit --no-fund --loglevel=error "${npm_packages[@]}" >/dev/null
     echo "${npm_packages[*]}" >"$env_dir/node_modules/stamp"
+fi
+if [ "${1:-}" = debian ] && [ "$(cat "$env_dir/debian.stamp" 2>/dev/null)" != "${debian_root[*]}" ]; then
+    echo "test-env: making a Debian root: ${debian_root[*]}"
+    as_root rm -rf "$env_dir/debian"
+    as_root debootstrap --variant=minbase --include="${debian_root[1]}" "${debian_root[0]}" "$env_dir/debian" \
+        http://deb.debian.org/debian >"$env_dir/debootstrap.log"
+    echo "${debian_root[*]}" >"$env_dir/debian.stamp"
 fi
 echo "test-env: ready in $env_dir"

@@ -37,7 +37,7 @@ pub use chance::Chance;
 pub use http::{Metrics, Reply, request, try_request, whole};
 pub use pace::{Over, OverWhenDropped, Pace};
 pub use sources::{Forgotten, SourceReport, Sources};
-pub use systemd::{Sockets, Systemd};
+pub use systemd::{Sockets, Stopped, Systemd};
 
 /// Time for anything that should be quick, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);

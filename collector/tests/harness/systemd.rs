@@ -1,10 +1,12 @@
 //! What systemd is to a program: it hands over sockets that outlive it, and is told how it is.
 
+use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -111,5 +113,46 @@ impl Systemd {
         }
         self.socket.set_nonblocking(false).expect("a socket can be told so");
         heard
+    }
+}
+
+/// A thread of another process that stands still for as long as this lives, while the others go on.
+pub struct Stopped {
+    tracer: Child,
+}
+
+impl Stopped {
+    /// The one of this name.
+    pub fn thread(name: &str, of: u32) -> Self {
+        const TRACER: &str = "
+import ctypes, os, sys
+ATTACH, DETACH, WALL = 16, 17, 0x40000000
+ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+thread = int(sys.argv[1])
+assert ptrace(ATTACH, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+os.waitpid(thread, WALL)
+print('stopped', flush=True)
+sys.stdin.read()
+ptrace(DETACH, thread, None, None)
+";
+        let threads = fs::read_dir(format!("/proc/{of}/task")).expect("it runs").flatten().map(|entry| entry.path());
+        let is_it = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
+        let threads: Vec<_> = threads.filter(|path| is_it(path)).collect();
+        let [thread] = &threads[..] else { panic!("{threads:?} are called {name}") };
+        let mut python = Command::new("python3");
+        python.args(["-c", TRACER]).arg(thread.file_name().expect("a number"));
+        let mut tracer = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python runs");
+        let mut said = String::new();
+        BufReader::new(tracer.stdout.take().expect("it is piped")).read_line(&mut said).expect("it says a line");
+        assert_eq!(said, "stopped\n");
+        Self { tracer }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        drop(self.tracer.stdin.take());
+        let _ = self.tracer.wait();
     }
 }

@@ -1,16 +1,15 @@
 //! What systemd and the collector have to do with each other: sockets, readiness, signs of life.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::harness::datagrams::Source;
-use crate::harness::{Collector, Environment, Sockets, Systemd, assert_datagrams_add_up, inspect, request, wait_for};
+use crate::harness::{
+    Collector, Environment, Sockets, Stopped, Systemd, assert_datagrams_add_up, inspect, request, wait_for,
+};
 use crate::http::{Connection, post};
 
 const FLAGS: [&str; 3] = ["--segment-size=1MiB", "--reserve=1MiB", "--workers=2"];
@@ -179,46 +178,6 @@ fn systemd_is_told_when_it_is_ready_reads_again_and_stops() {
     assert!(collector.ended().is_none(), "it says so before it has");
     drop(half_sent);
     assert!(wait_for("its end", || collector.ended()).success());
-}
-
-/// A thread of another process that stands still for as long as this lives, while the others go on.
-struct Stopped {
-    tracer: Child,
-}
-
-impl Stopped {
-    fn thread(name: &str, of: u32) -> Self {
-        const TRACER: &str = "
-import ctypes, os, sys
-ATTACH, DETACH, WALL = 16, 17, 0x40000000
-ptrace = ctypes.CDLL(None, use_errno=True).ptrace
-ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-thread = int(sys.argv[1])
-assert ptrace(ATTACH, thread, None, None) == 0, os.strerror(ctypes.get_errno())
-os.waitpid(thread, WALL)
-print('stopped', flush=True)
-sys.stdin.read()
-ptrace(DETACH, thread, None, None)
-";
-        let threads = std::fs::read_dir(format!("/proc/{of}/task")).unwrap().map(|entry| entry.unwrap().path());
-        let is_it = |path: &Path| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
-        let threads: Vec<_> = threads.filter(|path| is_it(path)).collect();
-        let [thread] = &threads[..] else { panic!("{threads:?} are called {name}") };
-        let mut python = Command::new("python3");
-        python.args(["-c", TRACER]).arg(thread.file_name().unwrap());
-        let mut tracer = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = String::new();
-        BufReader::new(tracer.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said, "stopped\n");
-        Self { tracer }
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        drop(self.tracer.stdin.take());
-        let _ = self.tracer.wait();
-    }
 }
 
 #[test]

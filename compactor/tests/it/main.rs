@@ -10,6 +10,7 @@ mod batch;
 mod browsers;
 mod client;
 mod crowd;
+mod deb;
 mod deploy;
 mod disk;
 mod disk_full;

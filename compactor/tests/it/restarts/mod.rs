@@ -3,7 +3,7 @@
 //!
 //! `make restarts RATE=2000 RESTARTS=20` runs it on release binaries.
 
-mod visitors;
+pub mod visitors;
 
 use std::env;
 use std::sync::atomic::Ordering::Relaxed;
