@@ -38,9 +38,14 @@ impl Watch {
         self.reaches(if is_shared { Phase::Closing } else { Phase::Draining }).await;
     }
 
+    /// Returns when the collector stops; at once if it does already.
+    pub async fn is_draining(&self) {
+        self.reaches(Phase::Draining).await;
+    }
+
     /// Returns when the collector begins to stop; never if it does already.
     pub async fn is_draining_now(&self) {
-        if self.is_serving() { self.reaches(Phase::Draining).await } else { std::future::pending().await }
+        if self.is_serving() { self.is_draining().await } else { std::future::pending().await }
     }
 
     /// Returns when time is up.

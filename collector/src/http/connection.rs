@@ -209,7 +209,8 @@ async fn serve_http2(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
             connection.as_mut().graceful_shutdown();
             timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
         }
-        () = shared.phase.is_draining_now() => {
+        // those that come when it does already are told at once, and are answered what they have asked by then
+        () = shared.phase.is_draining() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 result = connection => result,

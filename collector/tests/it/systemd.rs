@@ -5,12 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use crate::harness::datagrams::Source;
 use crate::harness::{
-    Collector, Environment, Sockets, Stopped, Systemd, assert_datagrams_add_up, inspect, request, wait_for,
+    Collector, Environment, PATIENCE, Sockets, Stopped, Systemd, assert_datagrams_add_up, inspect, request, wait_for,
 };
-use crate::http::{Connection, post};
+use crate::http::{Connection, http2, post};
 
 const FLAGS: [&str; 3] = ["--segment-size=1MiB", "--reserve=1MiB", "--workers=2"];
 
@@ -61,7 +62,7 @@ fn handed_over_sockets_are_accepted_from_until_what_is_in_flight_is_answered() {
     let folder = tempfile::tempdir().unwrap();
     let mut collector = start_on(Sockets::open(), &folder, &["--drain-timeout=1h"]);
     let mut source = Source::new(collector.udp);
-    let slow: Vec<_> = (0..4)
+    let slow: Vec<Connection> = (0..4)
         .map(|_| {
             let mut connection = Connection::open(collector.http);
             let bytes = post("", &[], b"event=slow");
@@ -86,21 +87,65 @@ fn handed_over_sockets_are_accepted_from_until_what_is_in_flight_is_answered() {
         source.send(b"event=datagram");
         sent += 1;
     }
-    for mut connection in slow {
-        connection.send("w");
+    // it ends although visitors, none of whom is quick, do not stop coming
+    let bytes = event("after");
+    let (mut half_sent, mut after, mut slow) = (VecDeque::new(), Vec::new(), Some(slow));
+    let status = wait_for("its end", || {
+        let mut connection = Connection::open(collector.http);
+        connection.send(&bytes[..bytes.len() - 1]);
+        half_sent.push_back(connection);
+        if half_sent.len() > 20 {
+            let mut connection = half_sent.pop_front().unwrap();
+            connection.send("r");
+            after.push(connection);
+            for mut connection in slow.take().into_iter().flatten() {
+                connection.send("w");
+                assert_eq!(connection.reply().status, 204);
+            }
+        }
+        collector.ended()
+    });
+    assert!(status.success(), "{status}\n{}", collector.stderr());
+    collector.start_again();
+    half_sent.iter_mut().for_each(|connection| connection.send("r"));
+    after.extend(half_sent);
+    for connection in &mut after {
         assert_eq!(connection.reply().status, 204);
     }
-    let status = wait_for("its end", || collector.ended());
-    assert!(status.success(), "{status}\n{}", collector.stderr());
-    let mut after = Connection::open(collector.http);
-    after.send(event("after"));
-    collector.start_again();
-    assert_eq!(after.reply().status, 204);
     let report = wait_for("the datagrams", || {
         collector.sources().get(None, &source.name()).filter(|report| report.received == sent).cloned()
     });
     assert_eq!(report.lost, 0);
-    assert_eq!(inspect(&collector.data).len() as u64, 4 + 2 * sent + 1);
+    assert_eq!(inspect(&collector.data).len() as u64, 4 + 2 * sent + after.len() as u64);
+}
+
+#[test]
+fn http2_connections_that_come_while_it_ends_are_answered_and_told_to_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut collector = start_on(Sockets::open(), &folder, &["--drain-timeout=1h"]);
+    let mut slow = Connection::open(collector.http);
+    slow.send("POST");
+    let connections = |collector: &Collector| collector.metrics().get("tallylight_http_connections");
+    wait_for("it to be accepted", || (connections(&collector) == 1.0).then_some(()));
+    http2::run(async {
+        let (mut early, early_ended) = http2::open(collector.http).await;
+        assert_eq!(http2::send(&mut early, "POST", "/api/beacon", b"a=1".into()).await.unwrap().status(), 204);
+        collector.tell_to_end();
+        let said = timeout(PATIENCE, early_ended).await.expect("it is told to go").unwrap();
+        said.unwrap();
+        for _ in 0..20 {
+            let (mut late, late_ended) = http2::open(collector.http).await;
+            let asked: Vec<_> = (0..5).map(|_| http2::send(&mut late, "POST", "/api/beacon", b"a=1".into())).collect();
+            for answer in asked {
+                assert_eq!(answer.await.unwrap().status(), 204);
+            }
+            timeout(PATIENCE, late_ended).await.expect("it is told to go").unwrap().unwrap();
+        }
+    });
+    assert!(collector.ended().is_none(), "one is still slow");
+    drop(slow);
+    assert!(wait_for("its end", || collector.ended()).success());
+    assert_eq!(inspect(&collector.data).len(), 1 + 20 * 5);
 }
 
 #[test]

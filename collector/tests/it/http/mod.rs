@@ -5,7 +5,7 @@ mod attacks;
 mod bodies;
 mod connections;
 mod hostile;
-mod http2;
+pub mod http2;
 mod http2_attacks;
 mod limits;
 mod redirect;
