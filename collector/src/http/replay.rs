@@ -90,7 +90,7 @@ impl Turn {
             self.door.flush_if_due();
             self.left.set(REQUESTS);
         }
-        self.left.set(self.left.get() - taken);
+        self.left.set(self.left.get().saturating_sub(taken));
     }
 }
 
@@ -315,12 +315,16 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_came_with_the_one_before_it_waits_for_the_next_turn() {
         let (turn, _batches) = turn();
-        let polls = async |turn: &Turn| {
-            let mut end = std::pin::pin!(turn.end_if_used(WHOLE_TURN));
+        let polls_for = async |turn: &Turn, taken| {
+            let mut end = std::pin::pin!(turn.end_if_used(taken));
             poll_calling(turn, |cx| end.as_mut().poll(cx)).await.1
         };
+        let polls = async |turn: &Turn| polls_for(turn, WHOLE_TURN).await;
         assert_eq!(polls(&turn).await, 1, "the first one");
         assert_eq!([polls(&turn).await, polls(&turn).await], [2, 2]);
+        let another = Turn::new(Rc::clone(&turn.door), Rc::default(), Rc::default());
+        assert_eq!(polls_for(&another, WHOLE_TURN + 1).await, 2, "more than a turn, whenever it comes");
+        assert_eq!(polls_for(&another, 1).await, 2, "nothing is left");
         let mut stream = Replay::new(Bytes::new(), &b"more"[..], Rc::clone(&turn), AtOnce::ALL);
         stream.read_u8().await.unwrap();
         drop(stream);
