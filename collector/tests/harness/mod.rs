@@ -362,13 +362,20 @@ pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
 }
 
 /// As [`wait_for`], for what is promised sooner or takes longer.
-pub fn wait_for_within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for_within<T>(patience: Duration, what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    within(patience, ask).unwrap_or_else(|| panic!("waited {patience:?} in vain for {what}"))
+}
+
+/// As [`wait_for_within`], for what may not come: nothing, if patience ends.
+pub fn within<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask() {
-            return answer;
+            return Some(answer);
         }
-        assert!(Instant::now() < deadline, "waited {patience:?} in vain for {what}");
+        if Instant::now() >= deadline {
+            return None;
+        }
         pause();
     }
 }
