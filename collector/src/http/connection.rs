@@ -129,7 +129,9 @@ impl<'a> Beginning<'a> {
             Ok(Some(Said::Proxys)) => proxy,
             Ok(Some(Said::Nonsense)) => return self.refuse(HeaderRefusal::Malformed),
             // whoever says nothing and goes only wanted to see whether we listen; or it is we who go
-            Ok(None) | Err(_) if self.seen.is_empty() && (self.is_late || Instant::now() < self.deadline) => return None,
+            Ok(None) | Err(_) if self.seen.is_empty() && (self.is_late || Instant::now() < self.deadline) => {
+                return None;
+            }
             Ok(None) | Err(_) => return self.refuse(HeaderRefusal::Incomplete),
         };
         let admitted = self.shared.admit_client(self.stream, client)?;
