@@ -119,13 +119,13 @@ impl Front {
         wait_for("the front to serve", || {
             let ended = front.child.try_wait().unwrap();
             assert!(ended.is_none(), "{program} ended: {}", front.said());
-            front.try_ask("/beacon.js", &[])
+            front.try_ask("/beacon.js", &[]).ok()
         });
         front
     }
 
-    /// A request over HTTPS, on a connection of its own. None if there was no answer.
-    fn try_ask(&self, path: &str, flags: &[&str]) -> Option<Answer> {
+    /// A request over HTTPS, on a connection of its own. Why there was no answer, if there was none.
+    fn try_ask(&self, path: &str, flags: &[&str]) -> Result<Answer, String> {
         let file = |name: &str| self.folder.path().join(format!("{name}-{:?}", thread::current().id()));
         let (head, body) = (file("head"), file("body"));
         let mut curl = Command::new("curl");
@@ -141,19 +141,18 @@ impl Front {
         curl.arg(self.folder.path().join("fullchain.pem")).arg("--dump-header").arg(&head).arg("--output").arg(&body);
         let output = curl.args(flags).arg(format!("https://{}{path}", self.addr)).output().expect("curl runs");
         if !output.status.success() {
-            eprintln!("{:?}: {}", self.kind, String::from_utf8_lossy(&output.stderr));
-            return None;
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         let said = String::from_utf8(output.stdout).unwrap();
         let (version, seconds) = said.split_once(' ').unwrap();
         let mut reply = Reply::parse(&fs::read(head).unwrap()).unwrap();
         reply.body = fs::read(body).unwrap_or_default();
-        Some(Answer { reply, version: version.to_owned(), seconds: seconds.parse().unwrap() })
+        Ok(Answer { reply, version: version.to_owned(), seconds: seconds.parse().unwrap() })
     }
 
     fn ask(&self, path: &str, flags: &[&str]) -> Answer {
         let answer = self.try_ask(path, flags);
-        answer.unwrap_or_else(|| panic!("{:?} gives no answer to {path} {flags:?}: {}", self.kind, self.said()))
+        answer.unwrap_or_else(|why| panic!("{:?}, {path} {flags:?}: {why}\n{}", self.kind, self.said()))
     }
 
     fn status(&self, path: &str, flags: &[&str]) -> u16 {
