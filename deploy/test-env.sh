@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what `make test` needs besides Rust and a C compiler: Debian's browsers, prometheus and systemd, and
+# Installs what `make test` needs besides Rust and a C compiler: Debian's browsers, prometheus, proxies and systemd, and
 # pinned packages from PyPI and npm in .test-env/. Does nothing, quickly, where all of it is there.
 #
 #   test-env.sh            what `make test` needs
@@ -18,9 +18,9 @@ npm_packages=(puppeteer-core@24.43.1 uglify-js@3.19.3 @prometheus-io/lezer-promq
     @lezer/lr@1.4.12)
 # chromium, firefox-esr: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units;
 # man-db: manual pages; php: the sender in deploy/senders; openssl: the example of proto/LINKS.md; libfaketime: clocks that jump; e2fsprogs: disks that fill up;
-# default-jre-headless: Spark; valgrind, strace: what a request costs
+# default-jre-headless: Spark; valgrind, strace: what a request costs; haproxy, nginx: what is in deploy for them
 debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-cli php-apcu openssl libfaketime e2fsprogs valgrind strace man-db
-    default-jre-headless)
+    default-jre-headless haproxy nginx)
 command -v node >/dev/null && command -v npm >/dev/null || debian_packages+=(nodejs npm)
 # its MiniBrowser needs a display
 if [ "${1:-}" = webkit ]; then debian_packages+=(webkit2gtk-driver xvfb); fi
@@ -54,10 +54,12 @@ done
 if [ ${#missing[@]} -gt 0 ]; then
     echo "test-env: installing from Debian: ${missing[*]}"
     install_debian "${missing[@]}"
-    case " ${missing[*]} " in
-        # nor is it to start with the machine
-        *" prometheus "*) as_root systemctl disable --quiet prometheus >/dev/null 2>&1 || true ;;
-    esac
+    # nor are they to start with the machine
+    for service in prometheus haproxy nginx; do
+        case " ${missing[*]} " in
+            *" $service "*) as_root systemctl disable --quiet $service >/dev/null 2>&1 || true ;;
+        esac
+    done
 fi
 
 # A stamp says what a folder holds: made last, so that a run that was interrupted is done again.

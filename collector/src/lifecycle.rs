@@ -369,6 +369,7 @@ async fn wait_if_running(mut task: std::pin::Pin<&mut tokio::task::JoinHandle<()
 fn front_options(settings: &Settings) -> http::Options {
     http::Options {
         peers: http::Peers::new(settings.trusted_proxy.clone(), settings.ip),
+        proxy_protocol: settings.proxy_protocol,
         demo: settings.demo,
         max_header: usize::try_from(settings.max_header.bytes()).expect("checked: at most 1 MiB"),
         max_body: settings.max_body.bytes(),

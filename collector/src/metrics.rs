@@ -13,6 +13,7 @@ use tallylight_proto::sources::Sources;
 use tallylight_proto::{DatagramRefusal, Front, Refusal, Shed};
 use tallylight_service::recorder::{counter, counters, gauge, histogram, histograms};
 
+use crate::http::HeaderRefusal;
 use crate::log::{Options, QUEUE_LEN, Status, StatusSnapshot};
 use crate::stats::{SLOTS, Tally, Timing, WorkerStats};
 use crate::udp::Page;
@@ -52,6 +53,7 @@ struct Series {
     connections: Gauge,
     accept_errors: Counter,
     over_peer_limit: Counter,
+    refused_headers: [Counter; HeaderRefusal::ALL.len()],
     evicted: Counter,
     pushed: Counter,
     popped: Counter,
@@ -138,6 +140,9 @@ impl Metrics {
         set(&series.connections, opened.saturating_sub(closed));
         series.accept_errors.absolute(sum(&|stats| &stats.accept_errors));
         series.over_peer_limit.absolute(sum(&|stats| &stats.over_peer_limit));
+        for (slot, counter) in series.refused_headers.iter().enumerate() {
+            counter.absolute(sum(&|stats| &stats.refused_headers[slot]));
+        }
         series.evicted.absolute(sum(&|stats| &stats.evicted));
         series.datagrams.errors.absolute(sum(&|stats| &stats.udp_receive_errors));
         series.debug.absolute(sum(&|stats| &stats.debug));
@@ -270,6 +275,14 @@ impl Series {
             over_peer_limit: counter(
                 "tallylight_http_connections_over_peer_limit_total",
                 "Connections closed at once, since their peers had as many as --max-connections-per-peer allows.",
+            ),
+            refused_headers: counters(
+                "tallylight_http_connections_refused_total",
+                "reason",
+                HeaderRefusal::ALL.map(HeaderRefusal::label),
+                "Connections closed since they did not begin as --proxy-protocol wants. address: their peer is not in \
+                 --trusted-proxy. malformed: no PROXY header, so see what the proxy is set to send. incomplete: not all of \
+                 one in time.",
             ),
             evicted: counter(
                 "tallylight_http_connections_evicted_total",

@@ -42,6 +42,11 @@ pub struct Settings {
     #[arg(default_value = "127.0.0.1:5000")]
     pub http: Vec<FrontAddr>,
 
+    /// Take connections of trusted proxies only (--trusted-proxy), each of which begins with a header of the PROXY protocol,
+    /// version 1 or 2: whom that names is the peer
+    #[arg(long, env = "TALLYLIGHT_PROXY_PROTOCOL", help_heading = FRONT, value_parser = FalseyValueParser::new())]
+    pub proxy_protocol: bool,
+
     /// File of the keys that redirects (/r) are signed with, one a line: ID HEX, # comments; read again on SIGHUP. Refused
     /// if everybody can read it [default: nothing is redirected]
     #[arg(long, env = "TALLYLIGHT_REDIRECT_KEY", value_name = "FILE", help_heading = FRONT)]
@@ -226,6 +231,9 @@ pub enum SettingError {
     /// Not a number of events a second.
     #[error("not a number from 1 to {MAX_RATE}")]
     Rate,
+    /// Headers that nobody could be believed.
+    #[error("--proxy-protocol believes nobody without --trusted-proxy, the network of the proxy")]
+    NoProxy,
     /// Out of bounds.
     #[error("--{flag} must be from {least} to {most}")]
     Range {
@@ -254,6 +262,9 @@ impl Settings {
             if addrs.len() > 1 && addrs.contains(&FrontAddr::Off) {
                 return Err(SettingError::OffAndOn { flag });
             }
+        }
+        if self.proxy_protocol && self.trusted_proxy.is_empty() {
+            return Err(SettingError::NoProxy);
         }
         for (flag, size, least, most) in [
             ("segment-size", self.segment_size, MIN_SEGMENT, MAX_SEGMENT),
@@ -371,6 +382,8 @@ mod tests {
             (&["--sync-interval=1"], "--sync-interval"),
             (&["--ip=half"], "--ip"),
             (&["--trusted-proxy=10.0.0.0/33"], "--trusted-proxy"),
+            (&["--proxy-protocol"], "--trusted-proxy"),
+            (&["--proxy-protocol"], "--proxy-protocol"),
             (&["--max-header=4KiB"], "--max-header"),
             (&["--max-body=0"], "--max-body"),
             (&["--max-connections=0"], "--max-connections"),

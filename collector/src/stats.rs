@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use tallylight_proto::Front;
 use tallylight_service::recorder::SECONDS_BUCKETS;
 
+use crate::http::HeaderRefusal;
+
 /// One slot for each bucket, and one for what is above them all.
 pub const SLOTS: usize = SECONDS_BUCKETS.len() + 1;
 
@@ -75,6 +77,8 @@ pub struct WorkerStats {
     pub accept_errors: Tally,
     /// Connections closed at once, since their peers had enough.
     pub over_peer_limit: Tally,
+    /// Connections closed for want of a PROXY header, in the order of [`HeaderRefusal::index`].
+    pub refused_headers: [Tally; HeaderRefusal::ALL.len()],
     /// Connections closed to make room for others.
     pub evicted: Tally,
     /// Times that datagrams could not be received.
@@ -89,6 +93,11 @@ impl WorkerStats {
         if let Some(answers) = self.answers.get(usize::from(class).wrapping_sub(2)) {
             answers.add(1);
         }
+    }
+
+    /// Counts a connection that is closed for want of a PROXY header.
+    pub fn refused_header(&self, why: HeaderRefusal) {
+        self.refused_headers[why.index()].add(1);
     }
 }
 

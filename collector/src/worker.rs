@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tallylight_proto::keys::Keys;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -109,6 +108,7 @@ impl Worker {
             let sockets = self.listeners.len() + self.udp.len();
             let mut shared = Shared::new(self.options, Rc::clone(&door), self.stats, Watch::new(phase), sockets);
             (shared.redirect_keys, shared.rate_limit) = (Watched::new(self.redirect_keys), self.rate_limit);
+            shared.peer_limit = self.peer_limit;
             let shared = Rc::new(shared);
             for turnstile in [&shared.turnstile, &shared.leaving].map(Rc::clone) {
                 spawn_local(async move { turnstile.run().await });
@@ -119,7 +119,6 @@ impl Worker {
                 let acceptor = Acceptor {
                     shared: Rc::clone(&shared),
                     slots: Arc::clone(&self.slots),
-                    peer_limit: self.peer_limit.clone(),
                     crowd: Rc::clone(&crowd),
                     are_shared: self.are_shared,
                 };
@@ -195,7 +194,6 @@ fn pass_on(set_phase: &watch::Sender<Phase>, now: Phase) {
 struct Acceptor {
     shared: Rc<Shared>,
     slots: Arc<Semaphore>,
-    peer_limit: Option<Arc<ConnectionLimit>>,
     crowd: Rc<Crowd>,
     are_shared: bool,
 }
@@ -211,7 +209,7 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    if let Some(admitted) = self.admit(&stream, peer) {
+                    if let Some(admitted) = self.shared.admit(&stream, peer.ip()) {
                         // accepted first, so that no worker keeps a slot for a connection that another one will get
                         let slot = self.slot().await;
                         self.serve(stream, peer, admitted, slot);
@@ -250,24 +248,11 @@ impl Acceptor {
             let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
             if let Ok(stream) = stream
-                && let Some(admitted) = self.admit(&stream, peer)
+                && let Some(admitted) = self.shared.admit(&stream, peer.ip())
             {
                 self.serve(stream, peer, admitted, slot);
             }
         }
-    }
-
-    /// Whether the peer may have another connection. If not, this one is reset: a word of why would have to wait until all
-    /// that was sent is read, or it would be lost, and so would cost what the limit is to save.
-    fn admit(&self, stream: &TcpStream, peer: SocketAddr) -> Option<Admitted> {
-        let Some(limit) = &self.peer_limit else { return Some(Admitted::default()) };
-        let admitted = limit.admit(peer.ip());
-        if admitted.is_none() {
-            self.shared.stats.over_peer_limit.add(1);
-            // if it fails, the connection is closed in the usual way
-            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        }
-        admitted
     }
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr, admitted: Admitted, slot: OwnedSemaphorePermit) {
@@ -334,7 +319,6 @@ mod tests {
             let acceptor = Acceptor {
                 shared: Rc::clone(&shared),
                 slots: Arc::new(Semaphore::new(100)),
-                peer_limit: None,
                 crowd: Rc::default(),
                 are_shared: false,
             };

@@ -104,6 +104,7 @@ impl Front {
         let (_, keys) = watch::channel(Arc::new(redirect_keys()));
         let options = Options {
             peers: Peers::new(vec!["192.0.2.0/24".parse().expect("a network")], IpMode::Keep),
+            proxy_protocol: false,
             demo: true,
             max_header: 16 * 1024,
             max_body: 64 * 1024,

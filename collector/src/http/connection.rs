@@ -1,5 +1,7 @@
 //! One connection: which protocol it speaks, and for how long.
 //!
+//! Where it comes from a proxy that says so in a header of its own, that is the first to be read.
+//!
 //! The rule kept here: every wait has an end. A peer that says nothing, says half of something, or takes no
 //! answer costs a connection for as long as the settings allow, and no other peer anything.
 //!
@@ -9,7 +11,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -27,9 +29,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use super::proxy_header::{self, HeaderRefusal, Said};
 use super::replay::{AtOnce, Replay, Turn, WHOLE_TURN};
 use super::{Caller, Shared, answer, whole};
-use crate::limits::Membership;
+use crate::limits::{Admitted, Membership};
 
 /// How an HTTP/2 connection begins (RFC 9113, 3.4). No request line of HTTP/1 begins with these three.
 const PREFACE: &[u8] = b"PRI";
@@ -60,12 +63,24 @@ async fn try_serve(
     peer: SocketAddr,
     membership: Rc<Membership>,
 ) -> Result<(), hyper::Error> {
-    let Ok(Some((is_http2, mut seen))) = sniff(&shared, &stream).await else {
+    let mut beginning = Beginning::new(&shared, &stream);
+    let client = if shared.options.proxy_protocol {
+        // boxed: most collectors have no such proxy, and all connections would have room for it
+        Box::pin(beginning.read_header(peer.ip())).await
+    } else {
+        Some((peer.ip(), Admitted::default()))
+    };
+    let is_http2 = match client {
+        Some(_) => beginning.read(|seen| protocol(seen)).await.unwrap_or_default(),
+        None => None,
+    };
+    let (Some((address, _admitted)), Some(is_http2)) = (client, is_http2) else {
         // before it is dropped
         shared.leaving.pass().await;
         return Ok(());
     };
-    let caller = Caller { address: peer.ip(), membership };
+    let mut seen = beginning.seen.freeze();
+    let caller = Caller { address, membership };
     if !is_http2 {
         match whole::serve(&shared, &mut stream, seen, &caller).await {
             Some(rest) => seen = rest,
@@ -83,44 +98,86 @@ async fn try_serve(
     }
 }
 
-/// Reads the first bytes, until they say which protocol this is. None: the peer has gone, or has said nothing
-/// for too long.
-async fn sniff(shared: &Shared, stream: &TcpStream) -> io::Result<Option<(bool, Bytes)>> {
-    let phase = &shared.phase;
-    let mut is_late = !phase.is_serving();
-    let mut deadline = Instant::now() + if is_late { LATE_PATIENCE } else { shared.options.idle_timeout };
-    let mut seen = BytesMut::new();
-    // what most connections are opened for is there already, and need not be waited for
-    let mut read = read_at_once(stream, &mut shared.buffer.borrow_mut());
-    loop {
-        match read {
-            Ok(0) => return Ok(None),
-            Ok(len) => {
+/// Whether it is HTTP/2 that begins like this. None if it is too soon to say.
+fn protocol(seen: &[u8]) -> Option<bool> {
+    let is_http2 = seen.starts_with(PREFACE);
+    (is_http2 || !PREFACE.starts_with(seen)).then_some(is_http2)
+}
+
+/// What a connection begins with, and how long that may take.
+struct Beginning<'a> {
+    shared: &'a Shared,
+    stream: &'a TcpStream,
+    /// What was read, and is nobody's yet.
+    seen: BytesMut,
+    deadline: Instant,
+    is_late: bool,
+}
+
+impl<'a> Beginning<'a> {
+    fn new(shared: &'a Shared, stream: &'a TcpStream) -> Self {
+        let is_late = !shared.phase.is_serving();
+        let patience = if is_late { LATE_PATIENCE } else { shared.options.idle_timeout };
+        Self { shared, stream, seen: BytesMut::new(), deadline: Instant::now() + patience, is_late }
+    }
+
+    /// Reads the header in which a proxy says for whom it speaks: that one's address, and that it may have this connection.
+    /// None: it is to be closed, for which reason is counted.
+    async fn read_header(&mut self, proxy: IpAddr) -> Option<(IpAddr, Admitted)> {
+        let client = match self.read(proxy_header::take).await {
+            Ok(Some(Said::Client(client))) => client,
+            Ok(Some(Said::Proxys)) => proxy,
+            Ok(Some(Said::Nonsense)) => return self.refuse(HeaderRefusal::Malformed),
+            // whoever says nothing and goes only wanted to see whether we listen; or it is we who go
+            Ok(None) | Err(_) if self.seen.is_empty() && (self.is_late || Instant::now() < self.deadline) => {
+                return None;
+            }
+            Ok(None) | Err(_) => return self.refuse(HeaderRefusal::Incomplete),
+        };
+        let admitted = self.shared.admit_client(self.stream, client)?;
+        Some((client, admitted))
+    }
+
+    fn refuse<T>(&self, why: HeaderRefusal) -> Option<T> {
+        self.shared.stats.refused_header(why);
+        None
+    }
+
+    /// Reads until something can be made of it. None: the peer has gone, or has said too little for too long.
+    async fn read<T>(&mut self, mut made: impl FnMut(&mut BytesMut) -> Option<T>) -> io::Result<Option<T>> {
+        let Self { shared, stream, .. } = *self;
+        // what most connections are opened for is there already, and need not be waited for
+        let mut is_first = true;
+        loop {
+            if let Some(made) = made(&mut self.seen) {
+                return Ok(Some(made));
+            }
+            let read = {
+                let mut buffer = shared.buffer.borrow_mut();
+                let read = if is_first { read_at_once(stream, &mut buffer) } else { stream.try_read(&mut buffer) };
                 // no memory for those who say nothing
-                seen.extend_from_slice(&shared.buffer.borrow()[..len]);
-                if seen.starts_with(PREFACE) {
-                    return Ok(Some((true, seen.freeze())));
-                }
-                if !PREFACE.starts_with(&seen) {
-                    return Ok(Some((false, seen.freeze())));
+                read.inspect(|len| self.seen.extend_from_slice(&buffer[..*len]))
+            };
+            is_first = false;
+            match read {
+                Ok(0) => return Ok(None),
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            tokio::select! {
+                biased;
+                ready = timeout_at(self.deadline, stream.readable()) => match ready {
+                    Ok(ready) => ready?,
+                    Err(_) => return Ok(None),
+                },
+                // what it is about to say may be under way
+                () = shared.phase.is_draining_now(), if !self.is_late => {
+                    self.is_late = true;
+                    self.deadline = self.deadline.min(Instant::now() + LATE_PATIENCE);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
         }
-        tokio::select! {
-            biased;
-            ready = timeout_at(deadline, stream.readable()) => match ready {
-                Ok(ready) => ready?,
-                Err(_) => return Ok(None),
-            },
-            // what it is about to say may be under way
-            () = phase.is_draining_now(), if !is_late => {
-                is_late = true;
-                deadline = deadline.min(Instant::now() + LATE_PATIENCE);
-            }
-        }
-        read = stream.try_read(&mut shared.buffer.borrow_mut());
     }
 }
 

@@ -1,7 +1,7 @@
 //! The HTTP front: requests in, beacons to the door, answers out.
 //!
 //! ```text
-//!  connection ─┬──────▶ whole ───▶ beacon
+//!  connection ─┬──────▶ whole ───▶ beacon         (behind a PROXY header, if that is asked for)
 //!              └─ hyper ▶ answer ─┬─ beacon ─┬─ GET  /api/beacon ──▶ pixel ─┬─▶ door
 //!                                 │          └─ POST /api/beacon ──▶ post ──┘
 //!                                 ├─ GET  /r          ──▶ redirect ──▶ door
@@ -23,6 +23,7 @@ mod payload;
 mod peer;
 mod pixel;
 mod post;
+mod proxy_header;
 mod redirect;
 mod replay;
 mod script;
@@ -41,14 +42,16 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
+use socket2::SockRef;
 use tallylight_proto::beacon::Context;
 use tallylight_proto::keys::Keys;
 use tallylight_proto::{Front, Refusal, Shed};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::door::Door;
-use crate::limits::{Membership, RateLimit};
+use crate::limits::{Admitted, ConnectionLimit, Membership, RateLimit};
 use crate::phase::Watch;
 use crate::stats::WorkerStats;
 use crate::turnstile::Turnstile;
@@ -58,6 +61,7 @@ use tallylight_host::clock;
 pub use connection::serve;
 pub use heard::Heard;
 pub use peer::Peers;
+pub use proxy_header::HeaderRefusal;
 
 use answer::Answer;
 use date::Date;
@@ -67,6 +71,8 @@ use date::Date;
 pub struct Options {
     /// Whose address is believed and how much of it is kept.
     pub peers: Peers,
+    /// Whether each connection is a trusted proxy's, and begins with a PROXY header.
+    pub proxy_protocol: bool,
     /// Whether `/demo/` is there.
     pub demo: bool,
     /// Bytes of a request's head.
@@ -86,6 +92,7 @@ impl Options {
         let patience = Duration::from_secs(60);
         Self {
             peers: Peers::new(Vec::new(), crate::settings::IpMode::Keep),
+            proxy_protocol: false,
             demo: false,
             max_header: 0,
             max_body: 0,
@@ -95,7 +102,7 @@ impl Options {
     }
 }
 
-/// Whose connection a request came over.
+/// Whose connection a request came over: the peer's, or the client's for whom that speaks in a PROXY header.
 #[derive(Clone)]
 struct Caller {
     address: IpAddr,
@@ -110,6 +117,8 @@ pub struct Shared {
     pub redirect_keys: Watched<Keys>,
     /// How many tokens a peer may use up, of all workers.
     pub rate_limit: Option<Arc<RateLimit>>,
+    /// How many connections a peer may have, of all workers.
+    pub peer_limit: Option<Arc<ConnectionLimit>>,
     /// Where what is more than a connection's turn waits for another one.
     pub turnstile: Rc<Turnstile>,
     /// Where connections that end wait for that.
@@ -140,6 +149,7 @@ impl Shared {
             options,
             redirect_keys: Watched::new(watch::channel(Arc::default()).1),
             rate_limit: None,
+            peer_limit: None,
             turnstile: Rc::default(),
             leaving: Rc::default(),
             door,
@@ -152,6 +162,32 @@ impl Shared {
             answers: Cell::default(),
             date: Date::default(),
         }
+    }
+
+    /// Whether this connection is one to be served, as far as its peer's address says.
+    pub fn admit(&self, stream: &TcpStream, peer: IpAddr) -> Option<Admitted> {
+        if !self.options.proxy_protocol {
+            return self.admit_client(stream, peer);
+        }
+        // whose it is will stand in its header
+        let is_proxy = self.options.peers.trusts(peer);
+        if !is_proxy {
+            self.stats.refused_header(HeaderRefusal::Address);
+        }
+        is_proxy.then(Admitted::default)
+    }
+
+    /// Whether a client may have another connection. If not, this one is reset: a word of why would have to wait until all
+    /// that was sent is read, or it would be lost, and so would cost what the limit is to save.
+    fn admit_client(&self, stream: &TcpStream, client: IpAddr) -> Option<Admitted> {
+        let Some(limit) = &self.peer_limit else { return Some(Admitted::default()) };
+        let admitted = limit.admit(client);
+        if admitted.is_none() {
+            self.stats.over_peer_limit.add(1);
+            // if it fails, the connection is closed in the usual way
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        admitted
     }
 }
 

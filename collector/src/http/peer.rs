@@ -53,7 +53,9 @@ impl Peers {
         Some(nearest)
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Whether it is a trusted proxy's.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
         self.trusted.iter().any(|network| network.contains(&address))
     }
 }

@@ -16,6 +16,7 @@ mod disk;
 mod disk_full;
 mod docs;
 mod freshness;
+mod fronts;
 mod killed;
 mod manual;
 mod mutants;

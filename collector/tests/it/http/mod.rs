@@ -8,6 +8,7 @@ mod hostile;
 pub mod http2;
 mod http2_attacks;
 mod limits;
+mod proxy_protocol;
 mod redirect;
 mod script;
 mod sign_link;
