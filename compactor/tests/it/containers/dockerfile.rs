@@ -1,13 +1,16 @@
-//! The Dockerfile, without building it.
+//! The Dockerfile, without building it, and what Compose makes of its image.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
+use serde_json::{Value, json};
+
 use super::manifests::{Manifests, flags_of, variable_is_known};
 use crate::harness::{test_env, workspace};
 
 const DOCKERFILE: &str = "deploy/docker/Dockerfile";
+const COMPOSE: &str = "deploy/docker/compose.yaml";
 
 /// The instructions of its last stage, each with what follows it on the line.
 pub fn last_stage() -> Vec<(String, String)> {
@@ -72,5 +75,35 @@ fn the_image_is_built_by_our_version_of_rust_from_all_crates_that_there_are() {
     for member in members.split(',').map(|member| member.trim().trim_matches('"')) {
         let folder = member.split('/').next().unwrap();
         assert!(ignored.lines().any(|line| line == format!("!{folder}")), "cargo needs {member}");
+    }
+}
+
+#[test]
+fn compose_runs_both_programs_in_one_folder_with_variables_and_ports_that_they_have() {
+    let file = workspace().join(COMPOSE);
+    let mut check = Command::new(test_env("venv/bin/check-jsonschema"));
+    let output = check.args(["--builtin-schema", "vendor.compose-spec"]).arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+
+    const READ: &str = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
+    let read = Command::new(test_env("venv/bin/python")).args(["-c", READ]).arg(&file).output().unwrap();
+    let compose: Value = serde_json::from_slice(&read.stdout).unwrap();
+    let manifests = Manifests::base();
+    for name in ["collector", "compactor"] {
+        let (service, container) = (&compose["services"][name], manifests.container(name));
+        let words = [&container["command"], &container["args"]].into_iter().filter_map(Value::as_array).flatten();
+        assert_eq!(service["command"], words.cloned().collect::<Value>());
+        assert_eq!(service["image"], container["image"]);
+        assert_eq!(service["volumes"], json!([format!("data:{}", environment()["TALLYLIGHT_DATA"])]));
+        let in_pod: BTreeMap<_, _> = manifests.environment(container).into_iter().collect();
+        for (variable, value) in service["environment"].as_object().unwrap() {
+            assert_eq!(value, &in_pod[variable], "{variable}");
+        }
+        let ports = container["ports"].as_array().unwrap().iter().map(|port| {
+            let number = port["containerPort"].to_string();
+            let protocol = if port["protocol"] == "UDP" { "/udp" } else { "" };
+            format!("127.0.0.1:{number}:{number}{protocol}")
+        });
+        assert_eq!(service["ports"], ports.collect::<Value>());
     }
 }
