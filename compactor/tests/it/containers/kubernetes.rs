@@ -187,7 +187,7 @@ fn assert_keys_that_others_could_read_are_refused(pod: &Pod) {
     fs::set_permissions(&key, as_said).unwrap();
 }
 
-/// The ports of this network, with their protocols.
+/// The ports of this network, with their protocols. Each is open at all addresses: at loopback, no probe would find it.
 fn listened_on() -> BTreeSet<(u16, String)> {
     const LISTENING: &str = "0A";
     let mut ports = BTreeSet::new();
@@ -196,7 +196,8 @@ fn listened_on() -> BTreeSet<(u16, String)> {
         for line in text.lines().skip(1) {
             let words: Vec<&str> = line.split_whitespace().collect();
             if protocol == "UDP" || words[3] == LISTENING {
-                let (_, port) = words[1].rsplit_once(':').unwrap();
+                let (address, port) = words[1].rsplit_once(':').unwrap();
+                assert!(address.chars().all(|digit| digit == '0'), "{protocol} {}", words[1]);
                 ports.insert((u16::from_str_radix(port, 16).unwrap(), protocol.to_owned()));
             }
         }
