@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation restarts deb test-deb fmt lint bench-log bench-http \
+.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation restarts deb test-deb image test-image fmt lint bench-log bench-http \
 	bench-counters bench-udp bench-hostile bench-compact fuzz clean
 .DEFAULT_GOAL := help
 
@@ -64,6 +64,18 @@ test-deb: build ## installs, upgrades under load and purges the package in a Deb
 	@REVISION=1 OUT=target/debian/older deploy/deb.sh
 	@REVISION=2 deploy/deb.sh
 	RATE=$(RATE) cargo test -p tallylight-compactor --test it deb::the_package -- --ignored --nocapture
+
+# ENGINE: docker, podman or buildah. IMAGE: its name, without the version
+ENGINE ?= docker
+IMAGE ?= tallylight
+image: ## the container image of both programs (ENGINE=docker IMAGE=name)
+	$(ENGINE) build --file deploy/docker/Dockerfile \
+		--tag $(IMAGE):$$(sed -n '/^\[workspace.package\]/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml) --tag $(IMAGE):latest .
+
+test-image: ## builds the image on a base of our own, and has its programs in a pod as Kubernetes makes it
+	@deploy/test-env.sh
+	@deploy/test-env.sh image
+	cargo test -p tallylight-compactor --test it containers::image::the_image -- --ignored --nocapture
 
 client: test-env ## makes collector/client/beacon.min.js from beacon.js
 	node collector/client/minify.mjs "$${TALLYLIGHT_TEST_ENV:-.test-env}/node_modules" > collector/client/beacon.min.js.new

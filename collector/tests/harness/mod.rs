@@ -291,7 +291,7 @@ pub fn assert_datagrams_add_up(collector: &Collector) -> Sources {
 }
 
 /// The compactor's ledger of one life, at rest: every event read was counted, a duplicate, or a bot's.
-pub fn assert_compactor_ledger_adds_up(compactor: &Compactor) {
+pub fn assert_compactor_ledger_adds_up(compactor: &Process) {
     assert_adds_up(
         || compactor.metrics(),
         "tallylight_compactor_events_read_total",
@@ -453,7 +453,8 @@ pub struct Process {
 }
 
 impl Process {
-    fn spawn(name: &'static str, command: Command, admin: SocketAddr) -> Self {
+    /// Starts one that shows what it does at `admin`, and waits for nothing.
+    pub fn spawn(name: &'static str, command: Command, admin: SocketAddr) -> Self {
         let stderr = tempfile::NamedTempFile::new().expect("a temporary file");
         let writer: File = stderr.reopen().expect("the file is there");
         let mut process = Self::spawn_with_stderr(name, command, admin, writer.into());

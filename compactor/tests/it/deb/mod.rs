@@ -14,7 +14,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::Value;
 
-use crate::harness::{Over, Stopped, request, try_request, wait_for, wait_for_within, workspace};
+use crate::harness::{Environment, Over, Stopped, request, try_request, wait_for, wait_for_within, workspace};
+use crate::isolated;
 use crate::python;
 use crate::restarts::visitors::{KINDS, Visitors};
 use debian::Debian;
@@ -38,14 +39,7 @@ const fn local(port: u16) -> SocketAddr {
 #[test]
 #[ignore = "needs the package, and a Debian to install it in: `make test-deb`"]
 fn the_package_installs_runs_upgrades_under_load_and_purges() {
-    let run = Command::new("unshare")
-        .args(["--net", "sh", "-c", r#"ip link set lo up && exec "$0" "$@""#])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "--nocapture", "deb::in_a_network_of_its_own"])
-        .output()
-        .expect("unshare of Debian's util-linux is there");
-    let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.success() && said.contains("1 passed"), "{}\n{said}", run.status);
+    let said = isolated::run(&[], &Environment::new(), "deb::in_a_network_of_its_own");
     println!("{said}");
 }
 
