@@ -28,6 +28,7 @@ mod python;
 mod restarts;
 mod segments;
 mod soak;
+mod terminal;
 mod testlog;
 mod udp;
 mod whole_path;
