@@ -12,7 +12,6 @@ mod client;
 mod crowd;
 mod deb;
 mod deploy;
-mod disk;
 mod disk_full;
 mod docs;
 mod freshness;
