@@ -18,6 +18,7 @@ mod freshness;
 mod killed;
 mod manual;
 mod mutants;
+mod operations;
 mod out;
 mod outputs;
 mod power_cut;
