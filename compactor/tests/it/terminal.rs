@@ -5,10 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tallylight_proto::segment::HEADER_LEN;
 use tempfile::TempDir;
 
-use crate::harness::{collector_binary, compactor_binary};
+use crate::harness::{collector_binary, compactor_binary, wait_for};
+use crate::out;
 use crate::testlog::{self, HOUR, TestLog, event};
 
 const EVENTS: u64 = 60_000;
@@ -32,32 +34,49 @@ fn damaged_log(events: u64) -> (TempDir, String) {
     (folder, format!(" of {mebibytes:.2} MiB, "))
 }
 
-fn command(program: &Path, arguments: &[&str], data: &Path) -> Command {
+fn of<'a>(arguments: &[&'a str], data: &'a Path) -> Vec<&'a str> {
+    [arguments, &["--data", data.to_str().unwrap()]].concat()
+}
+
+fn command(program: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TALLYLIGHT_")) {
         command.env_remove(name);
     }
-    command.args(arguments).arg("--data").arg(data).env_remove("NO_COLOR").env("TERM", "xterm");
+    command.args(arguments).env_remove("NO_COLOR").env("TERM", "xterm");
     command
 }
 
-/// Runs it with a terminal for its stderr, and its stdout in a file: what the terminal gets, and what that file has.
-fn on_a_terminal(disk: &str, arguments: &[&str], data: &Path, variables: &[(&str, &str)]) -> (String, Vec<u8>) {
+/// Runs it with a terminal for its stderr, and its stdout in a file of the data folder.
+fn terminal(before: &str, arguments: &[&str], data: &Path) -> Command {
     let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap());
-    let program = command(&compactor_binary(), arguments, data);
+    let program = command(&compactor_binary(), &of(arguments, data));
     let words: Vec<String> = [program.get_program()].into_iter().chain(program.get_args()).map(quoted).collect();
-    let stdout = data.join("stdout");
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--command", &format!("{disk}{} > '{}'", words.join(" "), stdout.display()), "/dev/null"]);
-    script.env_remove("NO_COLOR").env("TERM", "xterm").envs(variables.iter().copied());
+    let line = format!("{before}{} > '{}'", words.join(" "), data.join("stdout").display());
+    let mut script = command(Path::new("script"), &["--quiet", "--command", &line, "/dev/null"]);
+    script.stdout(Stdio::piped());
+    script
+}
+
+/// What the terminal gets, and what the file has in the end.
+fn on_a_terminal(
+    before: &str,
+    arguments: &[&str],
+    data: &Path,
+    variables: &[(&str, &str)],
+    until: impl FnOnce(),
+) -> (String, Vec<u8>) {
     // what is typed: nothing, but without an end
     let (nothing, _typist) = std::io::pipe().unwrap();
-    let output = script.stdin(Stdio::from(nothing)).output().expect("script of Debian's bsdutils runs");
-    (String::from_utf8(output.stdout).unwrap(), fs::read(stdout).unwrap())
+    let mut script = terminal(before, arguments, data);
+    let script = script.envs(variables.iter().copied()).stdin(nothing).spawn();
+    until();
+    let output = script.expect("script of Debian's bsdutils runs").wait_with_output().unwrap();
+    (String::from_utf8(output.stdout).unwrap(), fs::read(data.join("stdout")).unwrap())
 }
 
 fn piped(program: PathBuf, arguments: &[&str], data: &Path) -> Output {
-    command(&program, arguments, data).output().unwrap()
+    command(&program, &of(arguments, data)).output().unwrap()
 }
 
 #[test]
@@ -70,7 +89,7 @@ fn long_work_shows_on_a_terminal_how_far_it_is_and_nowhere_else() {
         (&["--once"], "compacting ["),
         (&["audit", "--json"], "auditing ["),
     ] {
-        let (terminal, stdout) = on_a_terminal(SLOW_DISK, arguments, data, &[]);
+        let (terminal, stdout) = on_a_terminal(SLOW_DISK, arguments, data, &[], || {});
         assert!(terminal.contains(what) && terminal.contains(&total), "{what} {total}: {terminal:?}");
         // it is taken away in the end: behind the last return there is nothing of it
         let end = terminal.rsplit(['\r', '\n', ESCAPE]).find(|rest| !rest.is_empty()).unwrap_or_default();
@@ -90,6 +109,20 @@ fn long_work_shows_on_a_terminal_how_far_it_is_and_nowhere_else() {
 }
 
 #[test]
+fn a_follower_shows_how_far_it_is_with_what_it_finds_at_its_start() {
+    let (folder, total) = damaged_log(EVENTS);
+    let data = folder.path();
+    let told = data.join("pid");
+    let before = format!("{SLOW_DISK}sh -c 'echo $$ > {}; exec \"$@\"' sh ", told.display());
+    let (terminal, _) = on_a_terminal(&before, &["--follow", "--admin", "off", "--every", "50ms"], data, &[], || {
+        wait_for("an hour", || (!out::files(&data.join("out"), "hourly").is_empty()).then_some(()));
+        let pid: i32 = fs::read_to_string(told).unwrap().trim().parse().unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
+    });
+    assert!(terminal.contains("compacting [") && terminal.contains(&total), "{terminal:?}");
+}
+
+#[test]
 fn there_are_colours_on_terminals_only_and_none_where_they_are_not_wanted() {
     let is_coloured = |text: &str| {
         let mut sequences = text.split("\x1b[").skip(1);
@@ -100,7 +133,7 @@ fn there_are_colours_on_terminals_only_and_none_where_they_are_not_wanted() {
     let once = |variables: &[(&str, &str)]| {
         let _ = fs::remove_dir_all(data.join("compactor"));
         let _ = fs::remove_dir_all(data.join("out"));
-        let (terminal, _) = on_a_terminal("", &["--once"], data, variables);
+        let (terminal, _) = on_a_terminal("", &["--once"], data, variables, || {});
         assert!(terminal.contains("the log is damaged"), "{terminal}");
         terminal
     };
@@ -108,8 +141,8 @@ fn there_are_colours_on_terminals_only_and_none_where_they_are_not_wanted() {
     assert!(!is_coloured(&once(&[("NO_COLOR", "1")])));
     assert!(is_coloured(&once(&[("NO_COLOR", "")])), "as https://no-color.org has it");
     let mistaken = ["--no-such-flag"];
-    assert!(is_coloured(&on_a_terminal("", &mistaken, data, &[]).0));
-    assert!(!is_coloured(&on_a_terminal("", &mistaken, data, &[("NO_COLOR", "1")]).0));
+    assert!(is_coloured(&on_a_terminal("", &mistaken, data, &[], || {}).0));
+    assert!(!is_coloured(&on_a_terminal("", &mistaken, data, &[("NO_COLOR", "1")], || {}).0));
 
     for program in [compactor_binary(), collector_binary()] {
         for arguments in [&["--help"][..], &mistaken, &["--once"], &["verify"], &["inspect"], &["check"], &["audit"]] {

@@ -89,12 +89,13 @@ impl Operator {
         let folders = programs.iter().map(|program| program.parent().unwrap().to_owned());
         let path = std::env::var_os("PATH").unwrap();
         let path = std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap();
-        let mut bash = Command::new("bash");
+        // what waits for something has a deadline here
+        let mut bash = Command::new("timeout");
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TALLYLIGHT_")) {
             bash.env_remove(name);
         }
         bash.envs(self.variables.iter().map(|(name, value)| (name, value))).env("PATH", path);
-        bash.args(["-euo", "pipefail", "-c", &(settings + block)]).output().unwrap()
+        bash.args(["60", "bash", "-euo", "pipefail", "-c", &(settings + block)]).output().unwrap()
     }
 
     /// The same, which must work. Gives back what it printed.
