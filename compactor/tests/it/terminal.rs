@@ -19,7 +19,7 @@ const SLOW_DISK: &str = "strace -f -qq -o /dev/null --seccomp-bpf -e trace=pread
 /// How an escape sequence begins.
 const ESCAPE: char = '\x1b';
 
-/// A log whose first event is damaged, and the size of its records as a bar has it.
+/// A log in which an event is damaged, far enough behind the first that a bar is there by then, and the size of its records as a bar has it.
 fn damaged_log(events: u64) -> (TempDir, String) {
     let folder = testlog::folder();
     let mut log = TestLog::new(folder.path(), 32 << 20);
@@ -28,7 +28,7 @@ fn damaged_log(events: u64) -> (TempDir, String) {
     }
     log.closing(testlog::START + HOUR);
     log.seal();
-    log.patch(log.places[0].0 + 40, b"rotten");
+    log.patch(log.places[log.places.len() * 3 / 4].0 + 40, b"rotten");
     #[expect(clippy::cast_precision_loss, reason = "to be shown")]
     let mebibytes = (log.position() - HEADER_LEN as u64) as f64 / f64::from(1 << 20);
     (folder, format!(" of {mebibytes:.2} MiB, "))
