@@ -17,8 +17,8 @@ python_packages=(duckdb==2.0.0 pyarrow==26.0.1 datasketches==5.2.0 polars==2.1.0
 npm_packages=(puppeteer-core@24.43.1 uglify-js@3.19.3 @prometheus-io/lezer-promql@0.315.0 @lezer/common@1.5.5 @lezer/highlight@1.2.5
     @lezer/lr@1.4.12)
 # chromium, firefox-esr: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units;
-# man-db: manual pages; php: the sender in deploy/senders; openssl: the example of proto/LINKS.md; libfaketime: clocks that jump; e2fsprogs: disks that fill up; rsync: backups;
-# default-jre-headless: Spark; valgrind, strace: what a request costs
+# man-db: manual pages; php: the sender in deploy/senders; openssl: the example of proto/LINKS.md; libfaketime: clocks that jump; e2fsprogs: disks that fill up;
+# rsync: backups; strace: disks that are slow; default-jre-headless: Spark; valgrind, strace: what a request costs
 debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-cli php-apcu openssl libfaketime e2fsprogs rsync valgrind strace man-db
     default-jre-headless)
 command -v node >/dev/null && command -v npm >/dev/null || debian_packages+=(nodejs npm)
