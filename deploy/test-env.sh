@@ -22,8 +22,8 @@ npm_packages=(puppeteer-core@24.43.1 uglify-js@3.19.3 @prometheus-io/lezer-promq
     @lezer/lr@1.4.12)
 # chromium, firefox-esr: the browser tests; prometheus: it and promtool judge /metrics; systemd: systemd-analyze judges the units;
 # man-db: manual pages; php: the sender in deploy/senders; openssl: the example of proto/LINKS.md; libfaketime: clocks that jump; e2fsprogs: disks that fill up;
-# default-jre-headless: Spark; valgrind, strace: what a request costs; haproxy, nginx: what is in deploy for them
-debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-cli php-apcu openssl libfaketime e2fsprogs valgrind strace man-db
+# rsync: backups; default-jre-headless: Spark; valgrind, strace: what a request costs, and disks that are slow; haproxy, nginx: what is in deploy for them
+debian_packages=(chromium firefox-esr prometheus systemd python3-venv curl php-cli php-apcu openssl libfaketime e2fsprogs rsync valgrind strace man-db
     default-jre-headless haproxy nginx)
 command -v node >/dev/null && command -v npm >/dev/null || debian_packages+=(nodejs npm)
 # its MiniBrowser needs a display

@@ -21,7 +21,7 @@ use tallylight_proto::ledger::Ledger;
 use tallylight_proto::record::{self, EventView, Record, RecordError, Text};
 use tallylight_proto::segment::Framed;
 use tallylight_proto::time::{DAY_MS, Hour, Millis};
-use tallylight_service::Watchdog;
+use tallylight_service::{Bar, Watchdog};
 use thiserror::Error;
 
 use crate::batch::{Batch, Decision, Fate};
@@ -123,6 +123,8 @@ pub struct Compaction {
     /// States to which a commit may go back, oldest first.
     snapshots: VecDeque<Snapshot>,
     commit: Option<Commit>,
+    /// How far it is, for as long as somebody may wait for that.
+    bar: Bar,
 }
 
 impl Compaction {
@@ -140,12 +142,23 @@ impl Compaction {
         let published = commit.as_ref().map(|commit| commit.hours.clone()).unwrap_or_default();
         let hours = Hours::new(hourly, events, published, config.bounds, config.hour_bytes, config.rows);
         let sorter = Sorter::new(index, unproven, hours, snapshot.as_ref());
-        Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit })
+        Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit, bar: Bar::default() })
     }
 
     /// What is compacted to where.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Shows how far it is with what is in the log now.
+    pub fn begin_showing(&mut self) -> Result<(), CompactError> {
+        self.bar = Bar::start("compacting", self.bytes_behind()?);
+        Ok(())
+    }
+
+    /// It is done with that.
+    pub fn end_showing(&mut self) {
+        self.bar = Bar::default();
     }
 
     /// Looks how far the log has got. Later records are left for the next look.
@@ -162,9 +175,10 @@ impl Compaction {
     /// Reads on: to the end, until there is enough to be published, until this time, or until told to stop.
     pub fn read(&mut self, until: Option<Instant>, stop: &AtomicBool) -> Result<Progress, CompactError> {
         let sorter = &mut self.sorter;
-        let watchdog = &self.config.watchdog;
+        let (watchdog, bar) = (&self.config.watchdog, &self.bar);
         let mut taken = 0_u32;
         let progress = self.reader.read(|item| {
+            bar.add(item.bytes());
             sorter.take(item)?;
             taken += 1;
             let is_time = || {

@@ -91,6 +91,7 @@ impl Compactor<'_> {
         let state = StateFolder::take(data)?;
         let mut compaction = self.open(&state)?;
         self.metrics.opened(&compaction);
+        compaction.begin_showing()?;
         if compaction.commit().is_none() && self.has_no_log()? {
             return Ok(Outcome::NoLog);
         }
@@ -101,6 +102,7 @@ impl Compactor<'_> {
             tracing::warn!("{}: it is made again from events", chain(&error));
             Compaction::discard_index(compaction.config());
             compaction = self.open(&state)?;
+            compaction.begin_showing()?;
             self.pass(&mut compaction, When::Once)?;
         }
         Ok(Outcome::Done)
@@ -155,8 +157,9 @@ impl Compactor<'_> {
             if !StateFolder::is_settled(data) && self.has_no_log()? {
                 return Ok(());
             }
-            let opened = self.open(state)?;
+            let mut opened = self.open(state)?;
             self.metrics.opened(&opened);
+            opened.begin_showing()?;
             self.metrics.behind(opened.bytes_behind()?);
             *compaction = Some(opened);
         }
@@ -188,6 +191,7 @@ impl Compactor<'_> {
             metrics.published(compaction);
             release(compaction, metrics, now)?;
             if is_last {
+                compaction.end_showing();
                 return Ok(());
             }
             metrics.behind(compaction.bytes_behind()?);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
@@ -14,6 +15,10 @@ use super::owners::{self, Owner};
 use crate::settings::Settings;
 
 const LOCAL: &str = "--data on a local disk with ext4 or XFS";
+/// Readahead in KiB up to which a first touch of a mapped page costs the log's supply thread little.
+const MOST_READAHEAD: u64 = 1024;
+/// Linux' own.
+const DEFAULT_READAHEAD: u64 = 128;
 
 /// The collector that runs on this data, if one does and can be seen.
 pub(super) fn running(data: &Path) -> Option<Owner> {
@@ -38,6 +43,7 @@ pub(super) fn check(settings: &Settings) -> Vec<Finding> {
     findings.extend(node(data));
     findings.extend(lock(data));
     findings.extend(disk_kind(&there));
+    findings.extend(readahead(&there));
     findings.push(space(settings, &there));
     findings
 }
@@ -179,6 +185,29 @@ fn disk_kind(there: &Path) -> Option<Finding> {
         "overlay" => warn("a container's own layer goes with the container"),
         "btrfs" | "zfs" | "bcachefs" => warn("copy on write may run out of space where space was allocated"),
         _ => Finding::ok("disk", format!("{shown} is on {kind}")),
+    })
+}
+
+/// How much the kernel takes in at the first touch of a mapped page, which is how the log's pages are made ready. Network and memory
+/// file systems, and those that span devices, have no device to ask.
+fn readahead(there: &Path) -> Option<Finding> {
+    let device = fs::metadata(there).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let device = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    // a partition has that of its disk
+    let disk = if device.join("partition").exists() { device.parent()? } else { &device };
+    let file = Path::new("/sys/block").join(disk.file_name()?).join("queue/read_ahead_kb");
+    let size: u64 = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
+    let file = file.display();
+    Some(match size > MOST_READAHEAD {
+        true => Finding::warning(
+            "readahead",
+            format!(
+                "{size} KiB ({file}): the log's pages are made ready so many at a time, which holds up others on its CPU"
+            ),
+            format!("echo {DEFAULT_READAHEAD} > {file} # and at each boot, as deploy/OPERATIONS.md says"),
+        ),
+        false => Finding::ok("readahead", format!("{size} KiB ({file})")),
     })
 }
 

@@ -1,4 +1,5 @@
-//! The log's way to the disk, and the only unsafe code of the collector.
+//! The log's way to the disk, and the map that it is written through: the collector's only unsafe code beside two system calls
+//! that have no safe wrapper (`udp/socket.rs`, `check/machine.rs`).
 //!
 //! The two ways in which a memory-mapped log dies are a disk that is full when a page is first touched and a
 //! file that is cut short under the map: both are SIGBUS. So space is allocated before it is mapped, and the

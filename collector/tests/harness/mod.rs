@@ -13,6 +13,7 @@
 pub mod browser;
 mod chance;
 pub mod datagrams;
+pub mod disk;
 mod http;
 mod pace;
 pub mod site;

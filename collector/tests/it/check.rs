@@ -9,6 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::harness::disk::Disk;
 use crate::harness::{Collector, collector_binary, free_addr, wait_for};
 
 /// A user who may do little.
@@ -212,7 +213,8 @@ fn what_it_says_to_change_about_a_folder_of_somebody_else_helps() {
     let open = fs::Permissions::from_mode(0o755);
     let folder = tempfile::Builder::new().permissions(open.clone()).tempdir().unwrap();
     let (data, program) = (folder.path().join("data"), folder.path().join("collector"));
-    fs::copy(collector_binary(), &program).unwrap();
+    // by a process that is gone then: one that another test starts meanwhile would hold it open for writing
+    assert!(Command::new("cp").arg(collector_binary()).arg(&program).status().unwrap().success());
     let by_nobody = |flags: &[&str]| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
@@ -292,4 +294,27 @@ fn limits_that_are_too_low_are_warnings_with_the_setting_that_moves_them() {
     let public = Checked::of(folder.path(), &["--udp=0.0.0.0:0", "--admin=0.0.0.0:0"]);
     public.assert_would_work();
     assert_eq!((public.about("datagrams", "warning").len(), public.about("admin port", "warning").len()), (1, 1));
+}
+
+#[test]
+fn what_it_says_to_change_about_readahead_helps_and_a_disk_without_it_is_fine() {
+    let disk = Disk::ext4(64 << 20);
+    let checked = || Checked::of(&disk.path.join("data"), &["--segment-size=1MiB", "--reserve=1MiB"]);
+    let device = fs::metadata(&disk.path).unwrap().dev();
+    let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let kernels = PathBuf::from(format!("/sys/class/bdi/{device}/read_ahead_kb"));
+    // also the device's next user has it
+    fs::write(&kernels, "8192").unwrap();
+    checked().assert_would_work();
+    let [[found, less]] = &checked().about("readahead", "warning")[..] else { panic!("{:#}", checked().report) };
+    assert!(found.starts_with("8192 KiB "), "{found}");
+    change(less);
+    assert_eq!(fs::read_to_string(&kernels).unwrap(), "128\n");
+    assert!(checked().about("readahead", "ok")[0][0].starts_with("128 KiB "), "{:#}", checked().report);
+    assert!(checked().about("readahead", "warning").is_empty());
+
+    let memory = Disk::tmpfs("16m");
+    let checked = Checked::of(&memory.path.join("data"), &["--segment-size=1MiB", "--reserve=1MiB"]);
+    checked.assert_would_work();
+    assert!(!checked.report["checks"].as_array().unwrap().iter().any(|check| check["about"] == "readahead"));
 }

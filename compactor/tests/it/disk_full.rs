@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::client::{self, Click, Client, Form};
-use crate::disk::{Ballast, Disk};
+use crate::harness::disk::{Ballast, Disk};
 use crate::harness::{
     Collector, Compactor, assert_audit, assert_compactor_ledger_adds_up, assert_ledger_adds_up, request, wait_for,
     wait_for_within,

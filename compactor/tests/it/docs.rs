@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::harness::{collector_binary, compactor_binary};
 
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "ARCHITECTURE.md",
     "SECURITY.md",
@@ -15,6 +15,7 @@ const DOCUMENTS: [&str; 13] = [
     "proto/LINKS.md",
     "collector/client/README.md",
     "deploy/README.md",
+    "deploy/OPERATIONS.md",
     "deploy/batch/README.md",
     "deploy/batch/SCHEMA.md",
     "deploy/prometheus/README.md",

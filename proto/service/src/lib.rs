@@ -7,6 +7,7 @@
 //!  /proc/self            ──▶ process   ──┴─▶ admin: /metrics, /healthz, /readyz on a port of its own
 //!  systemd ──▶ handed_over: sockets;  systemd: «ready», signs of life ──▶ systemd
 //!  the command line      ──▶ manual: completions, pages
+//!  long work             ──▶ bar      ──▶ stderr, if that is a terminal
 //! ```
 //!
 //! Nothing in here may stop or slow the program that it serves: a stderr that nobody reads costs log lines,
@@ -23,6 +24,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod bar;
 pub mod handed_over;
 pub mod logging;
 pub mod manual;
@@ -32,6 +34,7 @@ pub mod systemd;
 pub mod units;
 
 pub use admin::{AdminServer, Pages};
+pub use bar::Bar;
 pub use handed_over::HandedOver;
 pub use systemd::{Notifier, Watchdog};
 pub use units::{ByteSize, Period};

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::harness::{Environment, Over, Stopped, request, try_request, wait_for, wait_for_within, workspace};
 use crate::isolated;
+use crate::operations::page::{self, By};
 use crate::python;
 use crate::restarts::visitors::{KINDS, Visitors};
 use debian::Debian;
@@ -72,6 +73,7 @@ fn in_a_network_of_its_own() {
     is_complete(&debian);
     check_finds_nothing(&debian);
     let answered = goes_on_through_restarts_and_an_upgrade(&debian);
+    is_operated_as_the_page_says(&debian);
     comes_back(&debian);
     waits_for_settings_that_can_be_used(&debian);
     counts_each(&debian, &answered);
@@ -115,6 +117,18 @@ fn is_at_work(debian: &Debian) {
 
 /// Manual pages and completions are where their programs look for them.
 fn is_complete(debian: &Debian) {
+    for file in [
+        "README.md",
+        "deploy/OPERATIONS.md",
+        "deploy/erase.py",
+        "deploy/batch/duckdb/clicks.sql",
+        "deploy/batch/spark/queries.py",
+        "deploy/grafana/tallylight.json",
+        "deploy/prometheus/alerts.yml",
+        "deploy/senders/tallylight.py",
+    ] {
+        assert!(debian.path(&format!("usr/share/doc/tallylight/{file}")).is_file(), "{file}");
+    }
     for program in ["tallylight-collector", "tallylight-compactor"] {
         assert!(debian.path(&format!("usr/share/man/man1/{program}.1.gz")).is_file());
         let load = format!(
@@ -175,6 +189,20 @@ fn goes_on_through_restarts_and_an_upgrade(debian: &Debian) -> [u64; KINDS.len()
     assert_eq!(std::fs::read_to_string(&settings).unwrap(), sites);
     assert_eq!(request(HTTP, "GET", "/api/beacon?site=other", &[], b"").status, 403, "it has the new settings");
     tally.answered.each_ref().map(|answered| answered.load(Relaxed))
+}
+
+/// What the page about operations asks of systemd, in its order.
+fn is_operated_as_the_page_says(debian: &Debian) {
+    let older = package(1);
+    debian.does(&["rm", &format!("/root/{}", older.file_name().unwrap().to_str().unwrap())]);
+    for block in page::all_blocks().into_iter().filter(|block| block.by == By::Debian) {
+        debian.does(&["sh", "-euc", &format!("cd /root\n{}", block.commands)]);
+    }
+    wait_for("both to be ready", || {
+        let is_ready = |admin| try_request(admin, "GET", "/readyz", &[], b"").is_ok_and(|reply| reply.status == 200);
+        (is_ready(COLLECTOR_ADMIN) && is_ready(COMPACTOR_ADMIN)).then_some(())
+    });
+    is_at_work(debian);
 }
 
 /// From kills, more of them than systemd allows by default, and when its writer hangs.
