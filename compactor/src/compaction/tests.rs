@@ -750,6 +750,27 @@ fn rows_go_out_with_their_aggregates_where_the_collector_has_not_synced_them() {
 }
 
 #[test]
+fn an_hour_whose_rows_cannot_be_written_is_not_published() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.commit();
+    let hour = Hour::of(START);
+    let in_the_way = config.out.join("events").join(layout::hour_folder(hour));
+    let mut compaction = Compaction::open(config.clone()).unwrap();
+    storage::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+    std::fs::write(&in_the_way, "no folder").unwrap();
+    pass(&mut compaction, true).unwrap_err();
+    let hourly = Hourly::new(&config.out, &config.node, &config.by).path(hour);
+    assert!(!hourly.exists(), "before its rows");
+    // the same with nothing in the way
+    std::fs::remove_file(&in_the_way).unwrap();
+    once(&config).unwrap();
+    assert!(hourly.exists());
+}
+
+#[test]
 fn an_index_older_than_the_rows_beyond_the_commit_is_made_again() {
     let hour = Hour::of(START);
     for steps in 0.. {
