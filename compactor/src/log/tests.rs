@@ -173,6 +173,25 @@ fn a_segment_is_left_for_one_that_is_on_disk_only() {
 }
 
 #[test]
+fn a_hole_with_nothing_behind_it_is_looked_at_again() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    let whole = log.mark();
+    log.event(&event(2, 0));
+    let end = log.mark();
+    log.commit_only();
+    let [from, to] = [whole, end].map(|mark| usize::try_from(mark.length).unwrap());
+    let record = std::fs::read(log.path()).unwrap()[from..to].to_vec();
+    log.patch(whole.length, &vec![0; to - from]);
+    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+    assert_eq!(read(&mut reader).unwrap(), (2, vec![]), "a ledger and an event; the other one is not lost yet");
+    assert_eq!(reader.place().unwrap().0.position, log.base() + whole.length);
+    log.patch(whole.length, &record);
+    assert_eq!(read(&mut reader).unwrap(), (1, vec![]));
+}
+
+#[test]
 fn what_the_end_of_an_unsealed_segment_has_lost_is_counted_by_its_marks() {
     let folder = testlog::folder();
     let mut log = TestLog::new(folder.path(), 1 << 20);
