@@ -20,8 +20,11 @@ use crate::http::requests::{self, Ask};
 
 /// Requests of the shorter and of the longer run.
 const REQUESTS: [usize; 2] = [1_000, 5_000];
-/// A figure may be so much larger than what is recorded.
+/// Instructions may be so many times what is recorded.
 const TOLERANCE: f64 = 1.02;
+/// Calls, which a request makes in whole numbers, may be so many more: where the log's writer is late, and under callgrind one thread
+/// runs at a time, some requests find no emptied batch and make a new one.
+const HALF_A_CALL: f64 = 0.5;
 /// How long one run may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What disturbs a count only ever adds to it: of so many the least one is it, and one is enough where it is low enough.
@@ -36,7 +39,7 @@ pub struct Arguments {
     /// The collector.
     #[arg(long, default_value = "target/release/tallylight-collector")]
     collector: PathBuf,
-    /// Figures that were recorded: ends with an error if one has risen by more than 2 %.
+    /// Figures that were recorded: ends with an error if instructions have risen by more than 2 %, or calls by more than a half.
     #[arg(long)]
     check: Option<PathBuf>,
     /// Records the figures in this file.
@@ -112,14 +115,15 @@ impl Figures {
 /// What has risen above what was recorded.
 fn risen_above(name: &str, now: &Figures, recorded: Option<&Figures>) -> Vec<String> {
     let Some(recorded) = recorded else { return vec![format!("{name}: nothing is recorded")] };
-    let pairs = [
-        ("instructions", now.instructions, recorded.instructions),
-        ("allocations", now.allocations, recorded.allocations),
-        ("system calls", now.system_calls, recorded.system_calls),
+    let calls = |recorded| recorded + HALF_A_CALL;
+    let figures = [
+        ("instructions", now.instructions, recorded.instructions, recorded.instructions * TOLERANCE),
+        ("allocations", now.allocations, recorded.allocations, calls(recorded.allocations)),
+        ("system calls", now.system_calls, recorded.system_calls, calls(recorded.system_calls)),
     ];
-    let above = pairs.into_iter().filter(|(_, now, recorded)| *now > recorded * TOLERANCE);
+    let above = figures.into_iter().filter(|(_, now, _, most)| now > most);
     above
-        .map(|(what, now, recorded)| format!("{name}: {now:.2} {what} a request, recorded are {recorded:.2}"))
+        .map(|(what, now, recorded, _)| format!("{name}: {now:.2} {what} a request, recorded are {recorded:.2}"))
         .collect()
 }
 
@@ -303,12 +307,12 @@ mod tests {
     }
 
     #[test]
-    fn what_rises_by_more_than_two_in_a_hundred_is_told() {
+    fn what_rises_by_more_than_it_may_is_told() {
         let recorded = Figures { instructions: 100.0, allocations: 2.0, system_calls: 3.0 };
         let told = |now| risen_above("pixel", &now, Some(&recorded)).len();
         assert_eq!(told(recorded), 0);
-        assert_eq!(told(Figures { instructions: 101.9, ..recorded }), 0);
-        assert_eq!(told(Figures { instructions: 102.1, allocations: 2.1, system_calls: 3.1 }), 3);
+        assert_eq!(told(Figures { instructions: 101.9, allocations: 2.4, system_calls: 3.4 }), 0);
+        assert_eq!(told(Figures { instructions: 102.1, allocations: 2.6, system_calls: 3.6 }), 3);
         assert_eq!(risen_above("post", &recorded, None).len(), 1);
     }
 }
