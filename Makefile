@@ -4,8 +4,8 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation fmt lint bench-log bench-http bench-udp \
-	bench-hostile bench-compact fuzz clean
+.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation restarts deb test-deb image test-image fmt lint bench-log bench-http \
+	bench-counters bench-udp bench-hostile bench-compact fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,6 +48,35 @@ soak-kills: test-env
 soak-simulation:
 	SEEDS=$(SEEDS) cargo test --release -p tallylight-compactor --test simulation every_promise -- --nocapture
 
+# New connections a second, and how often: make restarts RATE=2000 RESTARTS=20
+RATE ?= 2000
+RESTARTS ?= 20
+restarts: test-env ## the collector is started again under load, and refuses, cuts off and loses nobody (RATE=a second RESTARTS=number)
+	RATE=$(RATE) RESTARTS=$(RESTARTS) cargo test --release -p tallylight-compactor --test it restarts:: -- --nocapture
+
+# REVISION: Debian's part of the version
+deb: build ## the Debian package of both programs, in target/debian
+	@deploy/deb.sh
+
+test-deb: build ## installs, upgrades under load and purges the package in a Debian with systemd (RATE=new connections a second)
+	@deploy/test-env.sh
+	@deploy/test-env.sh debian
+	@REVISION=1 OUT=target/debian/older deploy/deb.sh
+	@REVISION=2 deploy/deb.sh
+	RATE=$(RATE) cargo test -p tallylight-compactor --test it deb::the_package -- --ignored --nocapture
+
+# ENGINE: docker, podman or buildah. IMAGE: its name, without the version
+ENGINE ?= docker
+IMAGE ?= tallylight
+image: ## the container image of both programs (ENGINE=docker IMAGE=name)
+	$(ENGINE) build --file deploy/docker/Dockerfile \
+		--tag $(IMAGE):$$(sed -n '/^\[workspace.package\]/,/^$$/s/^version = "\(.*\)"/\1/p' Cargo.toml) --tag $(IMAGE):latest .
+
+test-image: ## builds the image on a base of our own, and has its programs in a pod as Kubernetes makes it
+	@deploy/test-env.sh
+	@deploy/test-env.sh image
+	cargo test -p tallylight-compactor --test it containers::image::the_image -- --ignored --nocapture
+
 client: test-env ## makes collector/client/beacon.min.js from beacon.js
 	node collector/client/minify.mjs "$${TALLYLIGHT_TEST_ENV:-.test-env}/node_modules" > collector/client/beacon.min.js.new
 	@mv collector/client/beacon.min.js.new collector/client/beacon.min.js
@@ -67,6 +96,10 @@ bench-http: ## beacons over HTTP, beside nginx with a buffered log
 	@benches/install-peers.sh
 	cargo build --release -p tallylight-collector
 	cargo run --release -p tallylight-benches -- http --json target/bench-http.json
+
+bench-counters: test-env ## records what a request costs in instructions, allocations and system calls
+	cargo build --release -p tallylight-collector
+	cargo run --release -p tallylight-benches -- counters --record benches/counters.json
 
 bench-udp: ## taking datagrams, beside rsyslog, syslog-ng and a bare loop
 	@benches/install-peers.sh

@@ -97,6 +97,7 @@ impl OurLog {
             segment_size: SEGMENT_SIZE,
             sync_interval: Duration::from_secs(3600),
             reserve: 0,
+            watchdog: Default::default(),
         };
         let (log, _) = Log::start(options, |error| panic!("{error}"))?;
         Ok(Self { log, data, finish })

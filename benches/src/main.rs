@@ -6,6 +6,7 @@
 mod beacons;
 mod compact;
 mod compare;
+mod counters;
 mod hostile;
 mod http;
 mod log;
@@ -34,6 +35,8 @@ enum What {
     Udp(udp::Arguments),
     /// Beacons over HTTP, beside nginx.
     Http(http::Arguments),
+    /// Instructions, allocations and system calls of a request, exactly.
+    Counters(counters::Arguments),
     /// Honest clients' latency while the collector is attacked, beside their quiet one.
     Hostile(hostile::Arguments),
     /// From the log to hourly Parquet, beside batch engines.
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         What::Log(log) => log::run(&log, arguments.rounds),
         What::Udp(udp) => udp::run(&udp, arguments.rounds),
         What::Http(http) => http::run(&http, arguments.rounds),
+        What::Counters(counters) => counters::run(&counters),
         What::Hostile(hostile) => hostile::run(&hostile, arguments.rounds),
         What::Compact(compact) => compact::run(&compact, arguments.rounds),
         What::RollUp(roll_up) => compact::roll_up(&roll_up),

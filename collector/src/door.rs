@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallylight_host::clock;
-use tallylight_proto::beacon::{self, Body, Context, Detail, Entries, Judged, Piece, Reject};
+use tallylight_proto::beacon::{self, Body, Context, Detail, Entries, Judged, Piece, Query, Reject};
 use tallylight_proto::datagram::Number;
 use tallylight_proto::link::Link;
 use tallylight_proto::{DatagramRefusal, Event, Front, Refusal, Shed};
@@ -97,7 +97,7 @@ impl Door {
     }
 
     /// A pixel: one event in a query string.
-    pub fn pixel(&self, query: &str, context: &Context<'_>) -> Outcome {
+    pub fn pixel<'a>(&self, query: Query<'a>, context: &Context<'a>) -> Outcome {
         self.one(self.look(query, context), context.front, None)
     }
 
@@ -133,8 +133,8 @@ impl Door {
     ///
     /// # Errors
     /// If it would refuse it.
-    pub fn look<'a>(&self, query: &'a str, context: &Context<'a>) -> Result<Event<'a>, Reject> {
-        let event = beacon::from_query(query, context, &mut || self.ids.borrow_mut().make(context.received_at))?;
+    pub fn look<'a>(&self, query: Query<'a>, context: &Context<'a>) -> Result<Event<'a>, Reject> {
+        let event = query.into_event(context, &mut || self.ids.borrow_mut().make(context.received_at))?;
         self.admit(&event)?;
         Ok(event)
     }
@@ -396,6 +396,7 @@ mod tests {
                 segment_size: 1 << 20,
                 sync_interval: Duration::from_secs(1),
                 reserve: 0,
+                watchdog: Default::default(),
             };
             let (log, _) = Log::start(options, |error| panic!("{error}")).unwrap();
             let (set_sites, sites) = watch::channel(Arc::default());
@@ -432,8 +433,8 @@ mod tests {
     #[test]
     fn every_event_has_one_outcome_whichever_way_it_comes() {
         let fixture = Fixture::new();
-        assert!(matches!(fixture.door.pixel("a=1", &context()), Outcome::Taken));
-        assert!(matches!(fixture.door.pixel("id=x", &context()), Outcome::Refused(_)));
+        assert!(matches!(fixture.door.pixel(Query::of("a=1"), &context()), Outcome::Taken));
+        assert!(matches!(fixture.door.pixel(Query::of("id=x"), &context()), Outcome::Refused(_)));
         assert!(matches!(fixture.post(b"a=1\nnothing\na=2"), Posted::Sent { refused: 1, first: Some(_), .. }));
         assert!(matches!(fixture.post(b"[{},{},{}]"), Posted::Sent { refused: 0, first: None, .. }));
         assert!(matches!(fixture.post(b"[{},{},3]"), Posted::Refused(_)));
@@ -451,7 +452,7 @@ mod tests {
     fn a_closed_door_sheds_what_is_good_and_refuses_what_is_not() {
         let fixture = Fixture::new();
         fixture.door.close();
-        assert!(matches!(fixture.door.pixel("a=1", &context()), Outcome::Shed(Shed::Draining)));
+        assert!(matches!(fixture.door.pixel(Query::of("a=1"), &context()), Outcome::Shed(Shed::Draining)));
         assert!(matches!(fixture.door.link(&Link::default(), &context(), None), Outcome::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"a=1\nnothing\na=2"), Posted::Shed(Shed::Draining)));
         assert!(matches!(fixture.post(b"[{},{}]"), Posted::Shed(Shed::Draining)));
@@ -468,16 +469,16 @@ mod tests {
         let (appender, batches) = Appender::to_nobody(1);
         let (_set_sites, sites) = watch::channel(Arc::default());
         let door = Door::new(appender, IdMaker::new().unwrap(), sites);
-        assert!(matches!(door.pixel("a=1", &context()), Outcome::Taken));
+        assert!(matches!(door.pixel(Query::of("a=1"), &context()), Outcome::Taken));
         door.flush();
         // answered before it was known that there is no room
-        assert!(matches!(door.pixel("a=2", &context()), Outcome::Taken));
+        assert!(matches!(door.pixel(Query::of("a=2"), &context()), Outcome::Taken));
         door.flush();
-        assert!(matches!(door.pixel("a=3", &context()), Outcome::Shed(Shed::Queue)));
+        assert!(matches!(door.pixel(Query::of("a=3"), &context()), Outcome::Shed(Shed::Queue)));
         let body = Body { bytes: b"[{},{}]", ..Body::default() };
         assert!(matches!(door.body(Entries::of(body), &context(), Level::Logged), Posted::Shed(Shed::Queue)));
         assert_eq!(batches.try_recv().map(|batch| batch.len()), Ok(1));
-        assert!(matches!(door.pixel("a=4", &context()), Outcome::Taken), "there is room again");
+        assert!(matches!(door.pixel(Query::of("a=4"), &context()), Outcome::Taken), "there is room again");
         door.flush();
         let counts = batches.try_iter().fold(tallylight_proto::Counts::default(), |mut sum, batch| {
             sum.add(batch.counts());
@@ -490,18 +491,18 @@ mod tests {
     #[test]
     fn a_new_list_of_sites_holds_from_the_next_event_on() {
         let fixture = Fixture::new();
-        assert!(matches!(fixture.door.pixel("site=a", &context()), Outcome::Taken));
+        assert!(matches!(fixture.door.pixel(Query::of("site=a"), &context()), Outcome::Taken));
         fixture.set_sites.send_replace(Arc::new(Sites::load(&["b".into()], None).unwrap()));
-        assert!(matches!(fixture.door.pixel("site=a", &context()), Outcome::Refused(_)));
-        assert!(matches!(fixture.door.pixel("site=B", &context()), Outcome::Taken));
+        assert!(matches!(fixture.door.pixel(Query::of("site=a"), &context()), Outcome::Refused(_)));
+        assert!(matches!(fixture.door.pixel(Query::of("site=B"), &context()), Outcome::Taken));
         assert!(fixture.finish().is_balanced());
     }
 
     #[test]
     fn looking_counts_nothing() {
         let fixture = Fixture::new();
-        assert!(fixture.door.look("a=1", &context()).is_ok());
-        assert!(fixture.door.look("id=x", &context()).is_err());
+        assert!(fixture.door.look(Query::of("a=1"), &context()).is_ok());
+        assert!(fixture.door.look(Query::of("id=x"), &context()).is_err());
         assert!(fixture.door.look_at_link(&Link::default(), &context()).is_ok());
         assert!(fixture.finish().is_zero());
     }

@@ -21,6 +21,8 @@
 //! the last milliseconds. A power cut loses what came in since the last sync (`--sync-interval`), and nothing
 //! that was answered with `ack=synced`.
 
+pub mod check;
+pub mod command_line;
 pub mod door;
 pub mod http;
 pub mod ids;

@@ -5,6 +5,9 @@
 //!  SIGTERM ─▶ not ready ─▶ stop accepting, answer what is in flight ─▶ shed the rest ─▶ finish the log ─▶ 0
 //! ```
 //!
+//! Handed-over sockets are accepted from until what was in flight is answered: what comes then waits in them for the next
+//! process, and so only for as long as it takes to finish the log and to start.
+//!
 //! The rule kept here: the folder's lock comes before anything that touches the log or takes a port, and the
 //! log is finished after the last worker has handed over its last batch.
 
@@ -20,7 +23,7 @@ use tallylight_proto::keys::Keys;
 use tallylight_proto::layout;
 use tallylight_service::admin::{AdminError, Page};
 use tallylight_service::recorder::RecorderError;
-use tallylight_service::{AdminServer, Pages, recorder};
+use tallylight_service::{AdminServer, HandedOver, Notifier, Pages, Watchdog, handed_over, recorder};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -43,10 +46,12 @@ use crate::udp::Admission;
 use crate::worker::Worker;
 
 /// Descriptors that are not connections: segments, sockets, the event loops, the admin port.
-const OTHER_DESCRIPTORS: u64 = 256;
+pub(crate) const OTHER_DESCRIPTORS: u64 = 256;
 /// How long the data folder may be locked by somebody else, and how often that is asked.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// Of the time for what is in flight, the part that is left to those that came last.
+const LAST_ONES: Duration = Duration::from_secs(2);
 
 /// Why the collector does not run, or runs no longer.
 #[derive(Debug, Error)]
@@ -129,6 +134,7 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
     let result = runtime.block_on(async {
         // from here on no signal ends the process halfway
         let signals = Signals::new()?;
+        let handed_over = handed_over::take().map_err(ListenError::from)?;
         let lists = Lists {
             sites: Sites::load(&settings.site, settings.site_file.as_deref())?,
             udp_keys: load_keys(settings.udp_key.as_deref())?,
@@ -140,7 +146,7 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
         storage::create_folder(&settings.data)?;
         let lock = lock(&settings.data.join(layout::LOCK)).await?;
         let lock = lock.ok_or_else(|| RunError::Locked { data: settings.data.clone() })?;
-        let result = serve(settings, lists, signals).await;
+        let result = serve(settings, lists, signals, handed_over).await;
         if result.is_err() {
             // the log's threads may still be writing: the lock goes when they do, with the process
             std::mem::forget(lock);
@@ -164,18 +170,25 @@ async fn lock(path: &Path) -> Result<Option<disk::File>, StorageError> {
     }
 }
 
-async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result<(), RunError> {
+async fn serve(
+    settings: Settings,
+    lists: Lists,
+    mut signals: Signals,
+    mut handed_over: Vec<HandedOver>,
+) -> Result<(), RunError> {
+    let systemd = Notifier::from_env();
     let node = node::name(&settings.data)?;
     let max_connections = raise_descriptors(settings.max_connections.get());
     let workers = settings.worker_count();
-    let listeners = Listeners::bind(&listen::Wanted {
+    let admin = AdminServer::bind(settings.admin, &mut handed_over)?;
+    let wanted = listen::Wanted {
         http: settings.http_addrs(),
         udp: settings.udp_addrs(),
         workers,
         stall: settings.body_timeout.duration(),
         receive_buffer: usize::try_from(settings.udp_receive_buffer.bytes()).expect("checked: at most 512 MiB"),
-    })?;
-    let admin = AdminServer::bind(settings.admin)?;
+    };
+    let listeners = Listeners::bind(&wanted, handed_over)?;
 
     let stats: Vec<Arc<WorkerStats>> = std::iter::repeat_with(Arc::default).take(workers).collect();
     let recorder = recorder::install()?;
@@ -209,7 +222,9 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
         segment_size: settings.segment_bytes(),
         sync_interval: settings.sync_interval.duration(),
         reserve: settings.reserve_bytes(),
+        watchdog: Watchdog::from_env(),
     };
+    metrics.set_log_options(&options);
     let (log, recovered) = Log::start(options, move |error| {
         // if nobody listens any more, the process is ending already
         let _ = failure.send(error);
@@ -258,6 +273,12 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
     let (udp_key_count, redirect_key_count) = (udp_keys.borrow().len(), redirect_keys.borrow().len());
     drop((sites, udp_keys, redirect_keys, phase));
     readiness.serve();
+    let status = format!(
+        "listening http={} udp={} admin={}",
+        listed_or_off(&http.addrs),
+        listed_or_off(&udp.addrs),
+        admin.local_addr()
+    );
     tracing::info!(
         node,
         data = %settings.data.display(),
@@ -265,22 +286,25 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
         sites = listed,
         udp_keys = udp_key_count,
         redirect_keys = redirect_key_count,
-        "listening http={} udp={} admin={}",
-        listed_or_off(&http.addrs),
-        listed_or_off(&udp.addrs),
-        admin.local_addr(),
+        "{status}",
     );
+    systemd.ready(&status);
 
     loop {
         tokio::select! {
             Some(error) = failures.recv() => return Err(error.into()),
             signal = signals.next() => match signal {
-                Asked::ToReload => reload(&settings, &set_lists),
+                Asked::ToReload => {
+                    systemd.reloading();
+                    reload(&settings, &set_lists);
+                    systemd.ready(&status);
+                }
                 Asked::ToStop => break,
             },
         }
     }
     tracing::info!("stopping");
+    systemd.stopping("answering what is in flight");
     readiness.drain();
     drain(&settings, &set_phase, threads, &mut signals, &mut failures).await?;
     let finished = tokio::task::spawn_blocking(move || log.finish());
@@ -296,7 +320,8 @@ async fn serve(settings: Settings, lists: Lists, mut signals: Signals) -> Result
     Ok(())
 }
 
-/// Has the workers end: by themselves within the time for that, else by shedding.
+/// Has the workers end: by themselves within the time for that, else by shedding. They go on accepting from sockets that
+/// others have too until those that were there are answered, and for most of that time at most.
 async fn drain(
     settings: &Settings,
     set_phase: &watch::Sender<Phase>,
@@ -312,10 +337,18 @@ async fn drain(
         }
     });
     let mut ended = std::pin::pin!(ended);
+    let in_time = async {
+        let time = settings.drain_timeout.duration();
+        let last = time.min(LAST_ONES);
+        if timeout(time - last, ended.as_mut()).await.is_err() {
+            set_phase.send_replace(Phase::Closing);
+            let _ = timeout(last, ended.as_mut()).await;
+        }
+    };
     tokio::select! {
         biased;
         Some(error) = failures.recv() => return Err(error.into()),
-        _ = timeout(settings.drain_timeout.duration(), ended.as_mut()) => {}
+        () = in_time => {}
         () = signals.asked_again() => tracing::warn!("told to stop again: not waiting for what is in flight"),
     }
     set_phase.send_replace(Phase::Closed);
@@ -336,6 +369,7 @@ async fn wait_if_running(mut task: std::pin::Pin<&mut tokio::task::JoinHandle<()
 fn front_options(settings: &Settings) -> http::Options {
     http::Options {
         peers: http::Peers::new(settings.trusted_proxy.clone(), settings.ip),
+        proxy_protocol: settings.proxy_protocol,
         demo: settings.demo,
         max_header: usize::try_from(settings.max_header.bytes()).expect("checked: at most 1 MiB"),
         max_body: settings.max_body.bytes(),

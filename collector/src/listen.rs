@@ -7,19 +7,17 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tallylight_service::handed_over::{HandedOver, HandedOverError};
 use thiserror::Error;
 
 use crate::udp::kernel_drops;
 
 /// Connections that wait to be accepted. The kernel cuts it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
-/// The first descriptor that is handed over, `sd_listen_fds(3)`.
-const FIRST_HANDED_OVER: i32 = 3;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// Why there is nothing to listen on.
 #[derive(Debug, Error)]
@@ -33,12 +31,11 @@ pub enum ListenError {
         source: io::Error,
     },
     /// What was handed over is neither a listening TCP socket nor a UDP socket.
-    #[error("the socket handed over as descriptor {fd} cannot be used: {source}")]
+    #[error("{error}: {}", .error.source)]
     HandedOver {
-        /// Its number.
-        fd: i32,
-        /// The system's reason.
-        source: io::Error,
+        /// Which one, and why.
+        #[from]
+        error: HandedOverError,
     },
 }
 
@@ -94,11 +91,10 @@ impl Listeners {
     ///
     /// # Errors
     /// If one cannot be had.
-    pub fn bind(wanted: &Wanted) -> Result<Self, ListenError> {
+    pub fn bind(wanted: &Wanted, handed_over: Vec<HandedOver>) -> Result<Self, ListenError> {
         let mut listeners = Self { http: Sockets::new(wanted.workers), udp: Sockets::new(wanted.workers) };
-        for (fd, socket) in (FIRST_HANDED_OVER..).zip(handed_over()?) {
-            let added = listeners.add_shared(&socket, wanted);
-            added.map_err(|source| ListenError::HandedOver { fd, source })?;
+        for HandedOver { name, fd, socket } in handed_over {
+            listeners.add_shared(&socket, wanted).map_err(|source| HandedOverError { name, fd, source })?;
         }
         let Self { http, udp } = &mut listeners;
         if !http.are_shared {
@@ -258,29 +254,6 @@ pub fn is_shortage(error: &io::Error) -> bool {
     shortages.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// The sockets that systemd handed over, `sd_listen_fds(3)`. To be called once.
-fn handed_over() -> Result<Vec<Socket>, ListenError> {
-    let variable = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-    // the variables may be somebody else's who started us without asking
-    if variable("LISTEN_PID") != Some(std::process::id()) {
-        return Ok(Vec::new());
-    }
-    let count = variable("LISTEN_FDS").and_then(|count| i32::try_from(count).ok()).unwrap_or_default();
-    let fds = FIRST_HANDED_OVER..FIRST_HANDED_OVER.saturating_add(count);
-    fds.map(|fd| take_over(fd).map_err(|source| ListenError::HandedOver { fd, source })).collect()
-}
-
-fn take_over(fd: i32) -> io::Result<Socket> {
-    // it must be open: nothing else may be promised to `from_raw_fd`
-    std::fs::symlink_metadata(format!("/proc/self/fd/{fd}"))?;
-    // SAFETY: it is open, as just seen, and nobody else's: systemd handed it to this very process (LISTEN_PID),
-    // which opens nothing at a number that is taken and calls this once.
-    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-    let socket = Socket::from(owned);
-    socket.set_cloexec(true)?;
-    Ok(socket)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,7 +267,7 @@ mod tests {
 
     #[test]
     fn workers_share_a_port_that_nobody_else_gets() {
-        let listeners = Listeners::bind(&wanted(&ANY, &ANY, 3)).unwrap();
+        let listeners = Listeners::bind(&wanted(&ANY, &ANY, 3), Vec::new()).unwrap();
         let Listeners { http, udp } = &listeners;
         for addrs in [&http.addrs, &udp.addrs] {
             assert_eq!(addrs.len(), 2);
@@ -308,14 +281,14 @@ mod tests {
         }
         let (http, udp) = (http.addrs[0].to_string(), udp.addrs[0].to_string());
         for (wanted, taken) in [(wanted(&[&http], &[], 1), &http), (wanted(&[], &[&udp], 2), &udp)] {
-            let error = Listeners::bind(&wanted).unwrap_err();
+            let error = Listeners::bind(&wanted, Vec::new()).unwrap_err();
             assert!(error.to_string().contains(taken), "{error}");
         }
     }
 
     #[test]
     fn datagrams_of_many_senders_reach_every_worker() {
-        let listeners = Listeners::bind(&wanted(&[], &["127.0.0.1:0"], 2)).unwrap();
+        let listeners = Listeners::bind(&wanted(&[], &["127.0.0.1:0"], 2), Vec::new()).unwrap();
         for _ in 0..64 {
             let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             sender.send_to(b"a=1", listeners.udp.addrs[0]).unwrap();
@@ -329,18 +302,18 @@ mod tests {
 
     #[test]
     fn the_receive_buffer_is_told_as_it_was_asked_for() {
-        let listeners = Listeners::bind(&wanted(&[], &["127.0.0.1:0"], 1)).unwrap();
+        let listeners = Listeners::bind(&wanted(&[], &["127.0.0.1:0"], 1), Vec::new()).unwrap();
         assert_eq!(listeners.udp.smallest_buffer(), Some(65_536));
         let greedy = Wanted { receive_buffer: 512 << 20, ..wanted(&[], &["127.0.0.1:0"], 1) };
-        let granted = Listeners::bind(&greedy).unwrap().udp.smallest_buffer().unwrap();
+        let granted = Listeners::bind(&greedy, Vec::new()).unwrap().udp.smallest_buffer().unwrap();
         let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
         assert_eq!(granted, limit.trim().parse::<usize>().unwrap().min(512 << 20));
     }
 
     #[test]
     fn both_families_of_addresses_may_have_the_same_port() {
-        let v4 = Listeners::bind(&wanted(&[], &["0.0.0.0:0"], 2)).unwrap();
+        let v4 = Listeners::bind(&wanted(&[], &["0.0.0.0:0"], 2), Vec::new()).unwrap();
         let v6 = format!("[::]:{}", v4.udp.addrs[0].port());
-        assert_eq!(Listeners::bind(&wanted(&[], &[&v6], 2)).unwrap().udp.addrs.len(), 1);
+        assert_eq!(Listeners::bind(&wanted(&[], &[&v6], 2), Vec::new()).unwrap().udp.addrs.len(), 1);
     }
 }

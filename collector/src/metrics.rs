@@ -1,8 +1,8 @@
 //! `/metrics`: the ledger, and what is needed to see why it reads as it does.
 //!
-//! The rule kept here: every series is there from the start, at 0, and has a HELP text; the names of the ledger
-//! are promised, the others are for whoever looks for a cause. Counts are kept where they arise and published
-//! when somebody asks.
+//! The rule kept here: every series is there from the start, at 0, with a HELP text that says what to do about it; no event adds
+//! one. The names of the ledger are promised, the others are for whoever looks for a cause. Counts are kept where they
+//! arise and published when somebody asks.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -11,8 +11,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tallylight_proto::ledger::{DatagramCounts, FrontCounts};
 use tallylight_proto::sources::Sources;
 use tallylight_proto::{DatagramRefusal, Front, Refusal, Shed};
+use tallylight_service::recorder::{counter, counters, gauge, histogram, histograms};
 
-use crate::log::{QUEUE_LEN, Status, StatusSnapshot};
+use crate::http::HeaderRefusal;
+use crate::log::{Options, QUEUE_LEN, Status, StatusSnapshot};
 use crate::stats::{SLOTS, Tally, Timing, WorkerStats};
 use crate::udp::Page;
 
@@ -26,33 +28,52 @@ pub struct Metrics {
     /// Set when the log is there.
     log: OnceLock<Arc<Status>>,
     series: Series,
-    /// What the histograms were given so far. Locked by one scrape at a time.
-    published: Mutex<Published>,
+    /// What each of the timings' histograms was given so far. Locked by one scrape at a time.
+    published: Mutex<[Slots; TIMINGS.len()]>,
 }
+
+/// How many there are in each bucket, and their sum in nanoseconds.
+type Slots = [(u64, u64); SLOTS];
+
+/// What the workers time, in the order of [`Series::timings`].
+const TIMINGS: [fn(&WorkerStats) -> &Timing; 4] =
+    [|stats| &stats.http1, |stats| &stats.http2, |stats| &stats.logged, |stats| &stats.synced];
 
 struct Series {
     received: [Counter; Front::ALL.len()],
     logged: Counter,
     shed: [Counter; Shed::ALL.len()],
     refused: [Counter; Refusal::ALL.len()],
+    /// For each front, in the order of [`outcomes`].
+    outcomes: Vec<Counter>,
     debug: Counter,
     answers: [Counter; 4],
+    timings: [Histogram; TIMINGS.len()],
     opened: Counter,
     connections: Gauge,
     accept_errors: Counter,
     over_peer_limit: Counter,
+    refused_headers: [Counter; HeaderRefusal::ALL.len()],
     evicted: Counter,
     pushed: Counter,
     popped: Counter,
     limit: Gauge,
+    log: LogSeries,
+    datagrams: DatagramSeries,
+}
+
+/// The log, and the disk that it is on.
+struct LogSeries {
     appended: Gauge,
     synced: Gauge,
-    free: Gauge,
-    segments: Counter,
+    begun: Counter,
     sealed: Counter,
     waits: Counter,
+    segments: Gauge,
+    segment_size: Gauge,
+    free: Gauge,
+    reserve: Gauge,
     shedding: Gauge,
-    datagrams: DatagramSeries,
 }
 
 /// The datagram front's part of the ledger, and what belongs to it.
@@ -68,25 +89,19 @@ struct DatagramSeries {
     buffer: Gauge,
 }
 
-#[derive(Default)]
-struct Published {
-    http1: [(u64, u64); SLOTS],
-    http2: [(u64, u64); SLOTS],
-    logged: [(u64, u64); SLOTS],
-    synced: [(u64, u64); SLOTS],
-}
-
 impl Metrics {
     /// Makes all series. The recorder is installed already.
     pub fn new(recorder: PrometheusHandle, workers: Vec<Arc<WorkerStats>>) -> Self {
-        describe();
-        // the log records these itself; made here too, so that they are there before it is
-        drop(metrics::histogram!("tallylight_log_delay_seconds"));
-        drop(metrics::histogram!("tallylight_log_sync_duration_seconds"));
-        let published = Mutex::default();
-        let metrics = Self { recorder, workers, log: OnceLock::new(), series: Series::new(), published };
+        let metrics =
+            Self { recorder, workers, log: OnceLock::new(), series: Series::new(), published: Mutex::default() };
         metrics.publish();
         metrics
+    }
+
+    /// Shows how the log is to be kept.
+    pub fn set_log_options(&self, options: &Options) {
+        set(&self.series.log.segment_size, options.segment_size);
+        set(&self.series.log.reserve, options.reserve);
     }
 
     /// Shows this log from now on.
@@ -113,7 +128,7 @@ impl Metrics {
     /// Brings all series up to date.
     pub fn publish(&self) {
         if let Some(log) = self.log.get() {
-            self.publish_log(&log.snapshot());
+            self.series.publish(&log.snapshot());
             set(&self.series.datagrams.sources, log.sources().len() as u64);
         }
         let sum = |tally: &dyn Fn(&WorkerStats) -> &Tally| self.workers.iter().map(|stats| tally(stats).get()).sum();
@@ -125,52 +140,24 @@ impl Metrics {
         set(&series.connections, opened.saturating_sub(closed));
         series.accept_errors.absolute(sum(&|stats| &stats.accept_errors));
         series.over_peer_limit.absolute(sum(&|stats| &stats.over_peer_limit));
+        for (slot, counter) in series.refused_headers.iter().enumerate() {
+            counter.absolute(sum(&|stats| &stats.refused_headers[slot]));
+        }
         series.evicted.absolute(sum(&|stats| &stats.evicted));
         series.datagrams.errors.absolute(sum(&|stats| &stats.udp_receive_errors));
         series.debug.absolute(sum(&|stats| &stats.debug));
         for (class, counter) in series.answers.iter().enumerate() {
             counter.absolute(sum(&|stats| &stats.answers[class]));
         }
-
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
-        let Published { http1, http2, logged, synced } = &mut *published;
-        self.publish_timing(|stats| &stats.http1, http1, &duration(Front::Http1));
-        self.publish_timing(|stats| &stats.http2, http2, &duration(Front::Http2));
-        self.publish_timing(|stats| &stats.logged, logged, &ack_wait("logged"));
-        self.publish_timing(|stats| &stats.synced, synced, &ack_wait("synced"));
-    }
-
-    fn publish_log(&self, now: &StatusSnapshot) {
-        let series = &self.series;
-        for (counter, front) in series.received.iter().zip(&now.counts.fronts) {
-            counter.absolute(front.received);
+        for ((timing, histogram), published) in TIMINGS.iter().zip(&series.timings).zip(&mut *published) {
+            self.publish_timing(timing, published, histogram);
         }
-        let FrontCounts { logged, shed, refused, .. } = now.counts.events();
-        for (counter, number) in series.shed.iter().zip(shed).chain(series.refused.iter().zip(refused)) {
-            counter.absolute(number);
-        }
-        series.logged.absolute(logged);
-        series.datagrams.publish(&now.counts.datagrams);
-        series.pushed.absolute(now.pushed);
-        series.popped.absolute(now.popped);
-        series.segments.absolute(now.segments);
-        series.sealed.absolute(now.sealed);
-        series.waits.absolute(now.waits);
-        set(&series.appended, now.appended);
-        set(&series.synced, now.synced);
-        set(&series.free, now.free);
-        set(&series.limit, QUEUE_LEN as u64);
-        set(&series.shedding, u64::from(now.shedding));
     }
 
     /// Gives the recorder what came since the last time: for each bucket its mean, as often as there were any.
     /// So count, sum and buckets are right, and requests need not know of the recorder.
-    fn publish_timing(
-        &self,
-        timing: impl Fn(&WorkerStats) -> &Timing,
-        published: &mut [(u64, u64); SLOTS],
-        histogram: &Histogram,
-    ) {
+    fn publish_timing(&self, timing: impl Fn(&WorkerStats) -> &Timing, published: &mut Slots, histogram: &Histogram) {
         let mut totals = [(0_u64, 0_u64); SLOTS];
         for stats in &self.workers {
             for (total, (count, nanos)) in totals.iter_mut().zip(timing(stats).totals()) {
@@ -209,59 +196,240 @@ fn set(gauge: &Gauge, value: u64) {
     gauge.set(value as f64);
 }
 
-fn duration(front: Front) -> Histogram {
-    metrics::histogram!("tallylight_http_request_duration_seconds", "front" => front.label())
-}
-
-fn ack_wait(level: &'static str) -> Histogram {
-    metrics::histogram!("tallylight_ack_wait_seconds", "level" => level)
+/// What became of a front's events: outcome, reason, how many.
+fn outcomes(counts: FrontCounts) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+    let logged = [("logged", "none", counts.logged)];
+    let shed = Shed::ALL.into_iter().zip(counts.shed).map(|(reason, events)| ("shed", reason.label(), events));
+    let refused = Refusal::ALL.into_iter().zip(counts.refused);
+    logged.into_iter().chain(shed).chain(refused.map(|(reason, events)| ("refused", reason.label(), events)))
 }
 
 impl Series {
     fn new() -> Self {
-        use metrics::{counter, gauge};
+        let [http1, http2] = histograms(
+            "tallylight_http_request_duration_seconds",
+            "front",
+            [Front::Http1, Front::Http2].map(Front::label),
+            "From a request's head, read whole, to its answer, which is written at once. What a POST waits for its sender's \
+             body and for the log is in it, so for the collector's own speed look at the buckets below 1 ms, where pixels \
+             are. Datagrams get no answer: see tallylight_log_delay_seconds.",
+        );
+        let [logged, synced] = histograms(
+            "tallylight_ack_wait_seconds",
+            "level",
+            ["logged", "synced"],
+            "What the sender of a body, read and judged, waited for its events to be in the log, or on disk. Over some \
+             milliseconds the log is slow (tallylight_log_delay_seconds), or the disk (tallylight_log_sync_duration_seconds).",
+        );
         Self {
-            received: Front::ALL.map(|front| counter!("tallylight_events_received_total", "front" => front.label())),
-            logged: counter!("tallylight_events_logged_total"),
-            shed: Shed::ALL.map(|reason| counter!("tallylight_events_shed_total", "reason" => reason.label())),
-            refused: Refusal::ALL.map(|reason| counter!("tallylight_events_refused_total", "reason" => reason.label())),
-            debug: counter!("tallylight_debug_requests_total"),
-            answers: ["2xx", "3xx", "4xx", "5xx"]
-                .map(|code| counter!("tallylight_http_responses_total", "code" => code)),
-            opened: counter!("tallylight_http_connections_opened_total"),
-            connections: gauge!("tallylight_http_connections"),
-            accept_errors: counter!("tallylight_http_accept_errors_total"),
-            over_peer_limit: counter!("tallylight_http_connections_over_peer_limit_total"),
-            evicted: counter!("tallylight_http_connections_evicted_total"),
-            pushed: counter!("tallylight_queue_batches_pushed_total"),
-            popped: counter!("tallylight_queue_batches_popped_total"),
-            limit: gauge!("tallylight_queue_batches_limit"),
-            appended: gauge!("tallylight_log_appended_position_bytes"),
-            synced: gauge!("tallylight_log_synced_position_bytes"),
-            free: gauge!("tallylight_log_disk_free_bytes"),
-            segments: counter!("tallylight_log_segments_begun_total"),
-            sealed: counter!("tallylight_log_segments_sealed_total"),
-            waits: counter!("tallylight_log_segment_waits_total"),
-            shedding: gauge!("tallylight_log_shedding"),
+            received: counters(
+                "tallylight_events_received_total",
+                "front",
+                Front::ALL.map(Front::label),
+                "Events that reached the door. Each was logged, shed or refused: in every scrape this is the sum of those.",
+            ),
+            logged: counter("tallylight_events_logged_total", "Events in the log, for the compactor to count."),
+            shed: counters(
+                "tallylight_events_shed_total",
+                "reason",
+                Shed::ALL.map(Shed::label),
+                "Events not taken now; senders that keep theirs try again, the others have lost them. disk: make room. \
+                 queue: the machine or its disk is too slow. rate: see --max-rate-per-peer. draining: see --drain-timeout.",
+            ),
+            refused: counters(
+                "tallylight_events_refused_total",
+                "reason",
+                Refusal::ALL.map(Refusal::label),
+                "Events never to be taken, mostly since their sender makes a mistake: add debug=1 to a request to see which.",
+            ),
+            outcomes: {
+                const NAME: &str = "tallylight_event_outcomes_total";
+                metrics::describe_counter!(
+                    NAME,
+                    "What became of the events of each front, and why: the ledger's totals, apart."
+                );
+                let of_front = |front: Front| {
+                    outcomes(FrontCounts::default()).map(move |(outcome, reason, _)| {
+                        metrics::counter!(NAME, "front" => front.label(), "outcome" => outcome, "reason" => reason)
+                    })
+                };
+                Front::ALL.into_iter().flat_map(of_front).collect()
+            },
+            debug: counter(
+                "tallylight_debug_requests_total",
+                "Requests with debug=1, which record nothing: a page that goes on sending them is not counted.",
+            ),
+            answers: counters(
+                "tallylight_http_responses_total",
+                "code",
+                ["2xx", "3xx", "4xx", "5xx"],
+                "Answers by class of status code, whatever was asked for.",
+            ),
+            timings: [http1, http2, logged, synced],
+            opened: counter("tallylight_http_connections_opened_total", "Connections accepted."),
+            connections: gauge("tallylight_http_connections", "Connections that are open: see --max-connections."),
+            accept_errors: counter(
+                "tallylight_http_accept_errors_total",
+                "Connections that could not be accepted, for want of descriptors most likely: see process_max_fds.",
+            ),
+            over_peer_limit: counter(
+                "tallylight_http_connections_over_peer_limit_total",
+                "Connections closed at once, since their peers had as many as --max-connections-per-peer allows.",
+            ),
+            refused_headers: counters(
+                "tallylight_http_connections_refused_total",
+                "reason",
+                HeaderRefusal::ALL.map(HeaderRefusal::label),
+                "Connections closed since they did not begin as --proxy-protocol wants. address: their peer is not in \
+                 --trusted-proxy. malformed: no PROXY header, so see what the proxy is set to send. incomplete: not all of \
+                 one in time.",
+            ),
+            evicted: counter(
+                "tallylight_http_connections_evicted_total",
+                "Connections closed that had been silent for long, to make room for others: raise --max-connections, or \
+                 lower --idle-timeout, unless it is an attack.",
+            ),
+            pushed: counter(
+                "tallylight_queue_batches_pushed_total",
+                "Batches of events sent to the log's writer. What waits is this less those popped.",
+            ),
+            popped: counter("tallylight_queue_batches_popped_total", "Batches of events taken by the log's writer."),
+            limit: gauge(
+                "tallylight_queue_batches_limit",
+                "Batches that may wait: with more, events are shed for the queue.",
+            ),
+            log: LogSeries::new(),
             datagrams: DatagramSeries::new(),
         }
+    }
+
+    fn publish(&self, now: &StatusSnapshot) {
+        for (counter, front) in self.received.iter().zip(&now.counts.fronts) {
+            counter.absolute(front.received);
+        }
+        let FrontCounts { logged, shed, refused, .. } = now.counts.events();
+        for (counter, number) in self.shed.iter().zip(shed).chain(self.refused.iter().zip(refused)) {
+            counter.absolute(number);
+        }
+        self.logged.absolute(logged);
+        for (counter, (.., events)) in self.outcomes.iter().zip(now.counts.fronts.into_iter().flat_map(outcomes)) {
+            counter.absolute(events);
+        }
+        self.pushed.absolute(now.pushed);
+        self.popped.absolute(now.popped);
+        set(&self.limit, QUEUE_LEN as u64);
+        self.log.publish(now);
+        self.datagrams.publish(&now.counts.datagrams);
+    }
+}
+
+impl LogSeries {
+    fn new() -> Self {
+        // the log's threads record these themselves; made here, so that they are there before it is
+        drop(histogram(
+            "tallylight_log_delay_seconds",
+            "From the door to the log's writer, by the oldest event of each batch, whichever front it came by. Over some \
+             milliseconds the machine is too slow, or all segments that are ready are full (tallylight_log_segment_waits_total).",
+        ));
+        drop(histogram(
+            "tallylight_log_sync_duration_seconds",
+            "Duration of a sync of the log to disk. A power cut takes what was not synced: at most --sync-interval and this.",
+        ));
+        Self {
+            appended: gauge(
+                "tallylight_log_appended_position_bytes",
+                "Position behind the last record in the memory map.",
+            ),
+            synced: gauge(
+                "tallylight_log_synced_position_bytes",
+                "Position up to which the log is on disk. If it stands still below the appended one, the disk hangs.",
+            ),
+            begun: counter("tallylight_log_segments_begun_total", "Segments begun."),
+            sealed: counter(
+                "tallylight_log_segments_sealed_total",
+                "Segments sealed: full, on disk, the compactor's to release.",
+            ),
+            waits: counter(
+                "tallylight_log_segment_waits_total",
+                "Times that the log's writer waited for the next segment to be made, the first one included: if there are \
+                 many, raise --segment-size.",
+            ),
+            segments: gauge(
+                "tallylight_log_segments",
+                "Segments in the log folder, without spare ones. If they grow, the compactor lags or its --retain is long.",
+            ),
+            segment_size: gauge("tallylight_log_segment_size_bytes", "As --segment-size says."),
+            free: gauge(
+                "tallylight_log_disk_free_bytes",
+                "Free space on the disk of the log, looked at each second. Events are shed when a new segment would \
+                 leave less than the reserve.",
+            ),
+            reserve: gauge(
+                "tallylight_log_disk_reserve_bytes",
+                "As --reserve says: left free for the compactor to finish.",
+            ),
+            shedding: gauge(
+                "tallylight_log_shedding",
+                "1 while events are shed because the log can have no further segment: make room on its disk.",
+            ),
+        }
+    }
+
+    fn publish(&self, now: &StatusSnapshot) {
+        set(&self.appended, now.appended);
+        set(&self.synced, now.synced);
+        self.begun.absolute(now.begun);
+        self.sealed.absolute(now.sealed);
+        self.waits.absolute(now.waits);
+        set(&self.segments, now.segments);
+        set(&self.free, now.free);
+        set(&self.shedding, u64::from(now.shedding));
     }
 }
 
 impl DatagramSeries {
     fn new() -> Self {
-        use metrics::{counter, gauge};
         Self {
-            received: counter!("tallylight_udp_datagrams_received_total"),
-            lost: counter!("tallylight_udp_datagrams_lost_total"),
-            recovered: counter!("tallylight_udp_datagrams_recovered_total"),
-            duplicate: counter!("tallylight_udp_datagrams_duplicate_total"),
-            kernel_dropped: counter!("tallylight_udp_datagrams_kernel_dropped_total"),
-            refused: DatagramRefusal::ALL
-                .map(|reason| counter!("tallylight_udp_datagrams_refused_total", "reason" => reason.label())),
-            errors: counter!("tallylight_udp_receive_errors_total"),
-            sources: gauge!("tallylight_udp_sources"),
-            buffer: gauge!("tallylight_udp_receive_buffer_bytes"),
+            received: counter(
+                "tallylight_udp_datagrams_received_total",
+                "Datagrams received, whatever became of them.",
+            ),
+            lost: counter(
+                "tallylight_udp_datagrams_lost_total",
+                "Framed datagrams that were sent and are missing a second later: /udp/sources on this port says whose.",
+            ),
+            recovered: counter(
+                "tallylight_udp_datagrams_recovered_total",
+                "Datagrams counted as lost that came after all: the loss is that less this.",
+            ),
+            duplicate: counter(
+                "tallylight_udp_datagrams_duplicate_total",
+                "Datagrams that came again, and were dropped.",
+            ),
+            kernel_dropped: counter(
+                "tallylight_udp_datagrams_kernel_dropped_total",
+                "Datagrams that the kernel had no room for, framed ones counted as lost, too: raise \
+                 --udp-receive-buffer and net.core.rmem_max.",
+            ),
+            refused: counters(
+                "tallylight_udp_datagrams_refused_total",
+                "reason",
+                DatagramRefusal::ALL.map(DatagramRefusal::label),
+                "Datagrams refused before they were decoded. tag and plain: their sender has not the key; address: see \
+                 --udp-from; stale: older than 65,536 others of its source.",
+            ),
+            errors: counter(
+                "tallylight_udp_receive_errors_total",
+                "Times that the kernel failed to hand over datagrams.",
+            ),
+            sources: gauge(
+                "tallylight_udp_sources",
+                "Sources of framed datagrams that are followed, at most 1024 with a key and as many without.",
+            ),
+            buffer: gauge(
+                "tallylight_udp_receive_buffer_bytes",
+                "Receive buffer of a UDP socket as the kernel granted it, the smallest: see net.core.rmem_max.",
+            ),
         }
     }
 
@@ -275,66 +443,6 @@ impl DatagramSeries {
         for (counter, number) in self.refused.iter().zip(refused) {
             counter.absolute(*number);
         }
-    }
-}
-
-/// The HELP texts.
-fn describe() {
-    use metrics::{describe_counter, describe_gauge, describe_histogram};
-    for (name, help) in [
-        ("tallylight_events_received_total", "Events that reached the door, by front."),
-        ("tallylight_events_logged_total", "Events in the log."),
-        ("tallylight_events_shed_total", "Events not taken now, by reason: the sender may try again."),
-        ("tallylight_events_refused_total", "Events never to be taken, by reason."),
-        ("tallylight_debug_requests_total", "Requests with debug=1, which record nothing."),
-        ("tallylight_http_responses_total", "Answers by class of status code."),
-        ("tallylight_http_connections_opened_total", "Connections accepted."),
-        ("tallylight_http_accept_errors_total", "Connections that could not be accepted."),
-        (
-            "tallylight_http_connections_over_peer_limit_total",
-            "Connections closed at once, since their peers had as many as they may.",
-        ),
-        (
-            "tallylight_http_connections_evicted_total",
-            "Connections closed that had been silent for long, to make room for others: see --max-connections.",
-        ),
-        ("tallylight_queue_batches_pushed_total", "Batches sent to the log writer."),
-        ("tallylight_queue_batches_popped_total", "Batches taken by the log writer."),
-        ("tallylight_log_segments_begun_total", "Segments begun."),
-        ("tallylight_log_segments_sealed_total", "Segments sealed."),
-        ("tallylight_log_segment_waits_total", "Times the log writer waited for the next segment."),
-        ("tallylight_udp_datagrams_received_total", "Datagrams received."),
-        ("tallylight_udp_datagrams_lost_total", "Datagrams that were sent and never arrived."),
-        ("tallylight_udp_datagrams_recovered_total", "Datagrams counted as lost that arrived after all."),
-        ("tallylight_udp_datagrams_duplicate_total", "Datagrams that arrived again and were dropped."),
-        ("tallylight_udp_datagrams_kernel_dropped_total", "Datagrams that the kernel had no room for."),
-        ("tallylight_udp_datagrams_refused_total", "Datagrams refused before they were decoded, by reason."),
-        ("tallylight_udp_receive_errors_total", "Times that datagrams could not be received."),
-    ] {
-        describe_counter!(name, help);
-    }
-    for (name, help) in [
-        ("tallylight_http_connections", "Connections that are open."),
-        ("tallylight_queue_batches_limit", "Batches that may wait for the log writer: pushed less popped, at most."),
-        ("tallylight_log_appended_position_bytes", "Position behind the last record in the memory map."),
-        ("tallylight_log_synced_position_bytes", "Position up to which the log is on disk."),
-        ("tallylight_log_disk_free_bytes", "Free space on the disk of the log, when last looked at."),
-        ("tallylight_udp_sources", "Sources of framed datagrams that are followed."),
-        (
-            "tallylight_udp_receive_buffer_bytes",
-            "Receive buffer of a UDP socket as the kernel granted it, the smallest.",
-        ),
-        ("tallylight_log_shedding", "1 while events are shed because the log can have no further segment."),
-    ] {
-        describe_gauge!(name, help);
-    }
-    for (name, help) in [
-        ("tallylight_http_request_duration_seconds", "From a request's head to its answer, by front."),
-        ("tallylight_ack_wait_seconds", "Time that a body's events took to be in the log, or on disk."),
-        ("tallylight_log_delay_seconds", "From the door to the log, a batch at a time."),
-        ("tallylight_log_sync_duration_seconds", "Duration of a sync to disk."),
-    ] {
-        describe_histogram!(name, help);
     }
 }
 

@@ -7,8 +7,11 @@ use tokio::sync::watch;
 pub enum Phase {
     /// Connections are accepted, requests answered.
     Serving,
-    /// What is in flight is answered, nothing else.
+    /// What is in flight is answered. Connections are accepted only where others will accept them when this process has
+    /// gone: they need not wait for that yet.
     Draining,
+    /// What is in flight is answered, and nothing is accepted any more.
+    Closing,
     /// Time is up: whatever is still coming in is shed.
     Closed,
 }
@@ -28,6 +31,11 @@ impl Watch {
     /// Whether nothing has been said about stopping.
     pub fn is_serving(&self) -> bool {
         *self.receiver.borrow() == Phase::Serving
+    }
+
+    /// Returns when nothing more is to be taken from a socket, which others may have, too.
+    pub async fn ends_taking_from(&self, is_shared: bool) {
+        self.reaches(if is_shared { Phase::Closing } else { Phase::Draining }).await;
     }
 
     /// Returns when the collector stops; at once if it does already.

@@ -1,23 +1,18 @@
 //! What an operator can set: every flag is also an environment variable, checked once at start.
 //!
-//! The rule kept here: whatever gets past [`Settings::parse`] can be used as it is. A setting that cannot be
+//! The rule kept here: whatever gets past [`crate::command_line::CommandLine::parse`] can be used as it is. A setting that cannot be
 //! used ends the program with code 2 and a line that names it.
 
-use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::FalseyValueParser;
-use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use tallylight_service::{ByteSize, Period};
 use thiserror::Error;
-
-use crate::send::SendArgs;
-use crate::sign_link::SignLinkArgs;
 
 /// hyper reads heads into a buffer of at least this size.
 const MIN_HEADER: u64 = 8 * 1024;
@@ -38,23 +33,19 @@ const MAX_RATE: u32 = 1_000_000;
 /// Segments are whole pages.
 const PAGE: u64 = 4096;
 
-/// Takes beacons from browsers and servers, and appends their events to a memory-mapped log.
-///
-/// Every flag is also an environment variable, TALLYLIGHT_ and the flag's name; what can be repeated is
-/// separated by commas there. TALLYLIGHT_LOG=debug and TALLYLIGHT_LOG_FORMAT=json set what stderr gets.
-#[derive(Clone, Debug, Parser)]
-#[command(name = "tallylight-collector", version, args_conflicts_with_subcommands = true)]
-#[command(disable_help_subcommand = true)]
+/// What the collector runs with.
+#[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// What to do instead of running the collector.
-    #[command(subcommand)]
-    pub other: Option<Other>,
-
     /// Where to take beacons: HTTP/1.1, and HTTP/2 with prior knowledge. `off` for none. Not used if TCP sockets are
     /// handed over (systemd socket activation)
     #[arg(long, env = "TALLYLIGHT_HTTP", value_name = "ADDR", value_delimiter = ',', help_heading = FRONT)]
     #[arg(default_value = "127.0.0.1:5000")]
     pub http: Vec<FrontAddr>,
+
+    /// Take connections of trusted proxies only (--trusted-proxy), each of which begins with a header of the PROXY protocol,
+    /// version 1 or 2: whom that names is the peer
+    #[arg(long, env = "TALLYLIGHT_PROXY_PROTOCOL", help_heading = FRONT, value_parser = FalseyValueParser::new())]
+    pub proxy_protocol: bool,
 
     /// File of the keys that redirects (/r) are signed with, one a line: ID HEX, # comments; read again on SIGHUP. Refused
     /// if everybody can read it [default: nothing is redirected]
@@ -82,7 +73,7 @@ pub struct Settings {
     #[arg(default_value = "4MiB")]
     pub udp_receive_buffer: ByteSize,
 
-    /// Where to show /metrics, /healthz, /readyz and /udp/sources
+    /// Where to show /metrics, /healthz, /readyz and /udp/sources. Not used if a socket named `admin` is handed over
     #[arg(long, env = "TALLYLIGHT_ADMIN", value_name = "ADDR", help_heading = FRONT)]
     #[arg(default_value = "127.0.0.1:9600")]
     pub admin: SocketAddr,
@@ -177,21 +168,6 @@ pub struct Settings {
     pub drain_timeout: Period,
 }
 
-/// What the program does beside running the collector.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Other {
-    /// Sends lines from stdin to a collector by UDP: query strings or JSON objects, one event a line
-    ///
-    /// Lines go out as they are, several in a datagram. Exit status 1: not all could be sent. What was lost on the
-    /// way only the collector knows, if they are not --plain: see /udp/sources at its admin port.
-    Send(SendArgs),
-
-    /// Prints a signed link that the collector counts and redirects, for e-mails
-    ///
-    /// How services make many of them is described in proto/LINKS.md.
-    SignLink(SignLinkArgs),
-}
-
 const FRONT: &str = "Front";
 const LOG: &str = "Log";
 const EVENTS: &str = "Events";
@@ -255,6 +231,9 @@ pub enum SettingError {
     /// Not a number of events a second.
     #[error("not a number from 1 to {MAX_RATE}")]
     Rate,
+    /// Headers that nobody could be believed.
+    #[error("--proxy-protocol believes nobody without --trusted-proxy, the network of the proxy")]
+    NoProxy,
     /// Out of bounds.
     #[error("--{flag} must be from {least} to {most}")]
     Range {
@@ -274,29 +253,18 @@ pub enum SettingError {
 }
 
 impl Settings {
-    /// The settings of this process. Ends it with a message where they cannot be used, or where `--help` or
-    /// `--version` is asked for.
-    pub fn parse() -> Self {
-        Self::try_from_args(std::env::args_os()).unwrap_or_else(|error| error.exit())
-    }
-
-    /// The settings in these arguments, the program's name first, and in the environment.
+    /// What no type can say of them.
     ///
     /// # Errors
     /// If one cannot be used.
-    pub fn try_from_args(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
-        let mut command = Self::command();
-        let matches = command.try_get_matches_from_mut(args)?;
-        let settings = Self::from_arg_matches(&matches)?;
-        settings.check().map_err(|error| command.error(ErrorKind::ValueValidation, error))?;
-        Ok(settings)
-    }
-
-    fn check(&self) -> Result<(), SettingError> {
+    pub fn check(&self) -> Result<(), SettingError> {
         for (flag, addrs) in [("http", &self.http), ("udp", &self.udp)] {
             if addrs.len() > 1 && addrs.contains(&FrontAddr::Off) {
                 return Err(SettingError::OffAndOn { flag });
             }
+        }
+        if self.proxy_protocol && self.trusted_proxy.is_empty() {
+            return Err(SettingError::NoProxy);
         }
         for (flag, size, least, most) in [
             ("segment-size", self.segment_size, MIN_SEGMENT, MAX_SEGMENT),
@@ -357,10 +325,11 @@ fn rate(text: &str) -> Result<NonZeroU32, SettingError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command_line::CommandLine;
 
     fn parse(flags: &[&str]) -> Result<Settings, String> {
-        let args = ["tallylight-collector"].iter().chain(flags);
-        Settings::try_from_args(args).map_err(|error| format!("{} {error}", error.exit_code()))
+        let line = CommandLine::try_from_args(["tallylight-collector"].iter().chain(flags));
+        line.map(|line| line.settings).map_err(|error| format!("{} {error}", error.exit_code()))
     }
 
     #[test]
@@ -413,6 +382,8 @@ mod tests {
             (&["--sync-interval=1"], "--sync-interval"),
             (&["--ip=half"], "--ip"),
             (&["--trusted-proxy=10.0.0.0/33"], "--trusted-proxy"),
+            (&["--proxy-protocol"], "--trusted-proxy"),
+            (&["--proxy-protocol"], "--proxy-protocol"),
             (&["--max-header=4KiB"], "--max-header"),
             (&["--max-body=0"], "--max-body"),
             (&["--max-connections=0"], "--max-connections"),
@@ -425,8 +396,8 @@ mod tests {
 
     #[test]
     fn every_flag_has_its_environment_variable_its_heading_and_a_text() {
-        for argument in Settings::command().get_arguments() {
-            let Some(flag) = argument.get_long().filter(|flag| !["help", "version"].contains(flag)) else { continue };
+        for argument in Settings::augment_args(clap::Command::new("settings")).get_arguments() {
+            let flag = argument.get_long().unwrap();
             let variable = format!("TALLYLIGHT_{}", flag.to_uppercase().replace('-', "_"));
             assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
             assert!(argument.get_help_heading().is_some() && argument.get_help().is_some(), "{flag}");

@@ -4,9 +4,12 @@
 //! cache line that nobody else writes. Whoever shows them adds the workers up.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tallylight_proto::Front;
 use tallylight_service::recorder::SECONDS_BUCKETS;
+
+use crate::http::HeaderRefusal;
 
 /// One slot for each bucket, and one for what is above them all.
 pub const SLOTS: usize = SECONDS_BUCKETS.len() + 1;
@@ -53,7 +56,8 @@ impl Timing {
 // two cache lines, since processors fetch them in pairs: the next worker's are elsewhere
 #[repr(align(128))]
 pub struct WorkerStats {
-    /// Requests over HTTP/1.1, from the whole head to the answer's beginning.
+    /// Requests over HTTP/1.1, from the head, read whole, to the answer, made. For that the clock is read twice a
+    /// request, and nothing else is shared or allocated.
     pub http1: Timing,
     /// Requests over HTTP/2.
     pub http2: Timing,
@@ -73,10 +77,28 @@ pub struct WorkerStats {
     pub accept_errors: Tally,
     /// Connections closed at once, since their peers had enough.
     pub over_peer_limit: Tally,
+    /// Connections closed for want of a PROXY header, in the order of [`HeaderRefusal::index`].
+    pub refused_headers: [Tally; HeaderRefusal::ALL.len()],
     /// Connections closed to make room for others.
     pub evicted: Tally,
     /// Times that datagrams could not be received.
     pub udp_receive_errors: Tally,
+}
+
+impl WorkerStats {
+    /// Counts an answer of this class (the first digit of its code) to a request that came at this time.
+    pub fn answered(&self, front: Front, came: Instant, class: u16) {
+        let timing = if front == Front::Http1 { &self.http1 } else { &self.http2 };
+        timing.record(came.elapsed());
+        if let Some(answers) = self.answers.get(usize::from(class).wrapping_sub(2)) {
+            answers.add(1);
+        }
+    }
+
+    /// Counts a connection that is closed for want of a PROXY header.
+    pub fn refused_header(&self, why: HeaderRefusal) {
+        self.refused_headers[why.index()].add(1);
+    }
 }
 
 #[cfg(test)]

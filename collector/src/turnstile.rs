@@ -1,9 +1,8 @@
 //! Where a worker's work stands that may be done a little later: what a peer wants beyond its turn.
 //!
-//! The rule kept here: of all that waits, a few pieces are done between two looks at the sockets, whoever they belong to and
-//! however much there is. So whoever asks for little, and is not here at all, waits for so many pieces and not for as many
-//! as there are attackers. (One alone would be fairer, and would cost those that send many requests at a time, as browsers over
-//! HTTP/2 do, a system call for each.) What came first goes first, and each connection stands here once.
+//! The rule kept here: of all that waits, one piece is done between two looks at the sockets, whoever it belongs to and
+//! however much there is. So whoever asks for little, and is not here at all, waits for a piece and not for as many
+//! as there are attackers. What came first goes first, and each connection stands here once.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -64,38 +63,17 @@ impl Turnstile {
         }
     }
 
-    /// Calls at most so many between two looks at the sockets, for ever. What else is to run does so between any two.
-    pub async fn run(&self, at_most: u32) {
-        let mut called = 0;
+    /// Calls one between two looks at the sockets, for ever.
+    pub async fn run(&self) {
         loop {
-            if !self.call() {
-                self.came.notified().await;
-                called = 0;
-                continue;
-            }
-            called += 1;
-            if called < at_most {
-                go_behind().await;
-            } else {
+            if self.call() {
                 // whoever yields goes on after the next look
                 yield_now().await;
-                called = 0;
+            } else {
+                self.came.notified().await;
             }
         }
     }
-}
-
-/// Lets those run that are to run now.
-async fn go_behind() {
-    let mut is_behind = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut is_behind, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl Ticket {
@@ -153,30 +131,27 @@ mod tests {
     }
 
     #[test]
-    fn a_few_pieces_are_done_between_two_looks_at_the_sockets_however_many_wait() {
-        for at_most in [1, 4] {
-            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
-            let done = Rc::new(Cell::new(0));
-            let turnstile = Rc::new(Turnstile::default());
-            runtime.block_on(async {
-                for _ in 0..100 {
-                    let (turnstile, done) = (Rc::clone(&turnstile), Rc::clone(&done));
-                    spawn_local(async move {
-                        turnstile.pass().await;
-                        done.set(done.get() + 1);
-                    });
-                }
-                let running = Rc::clone(&turnstile);
-                spawn_local(async move { running.run(at_most).await });
-                let mut seen = Vec::new();
-                while done.get() < 100 {
-                    seen.push(done.get());
-                    // after the next look
-                    yield_now().await;
-                }
-                let most = seen.windows(2).map(|two| two[1] - two[0]).max();
-                assert_eq!(most, Some(at_most), "{seen:?}");
-            });
-        }
+    fn one_piece_is_done_between_two_looks_at_the_sockets_however_many_wait() {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        let done = Rc::new(Cell::new(0));
+        let turnstile = Rc::new(Turnstile::default());
+        runtime.block_on(async {
+            for _ in 0..100 {
+                let (turnstile, done) = (Rc::clone(&turnstile), Rc::clone(&done));
+                spawn_local(async move {
+                    turnstile.pass().await;
+                    done.set(done.get() + 1);
+                });
+            }
+            let running = Rc::clone(&turnstile);
+            spawn_local(async move { running.run().await });
+            let mut seen = Vec::new();
+            while done.get() < 100 {
+                seen.push(done.get());
+                // after the next look
+                yield_now().await;
+            }
+            assert_eq!(seen.windows(2).map(|two| two[1] - two[0]).max(), Some(1), "{seen:?}");
+        });
     }
 }

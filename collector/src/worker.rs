@@ -3,7 +3,7 @@
 //! The rule kept here: workers share nothing that a request touches but the channel to the log. When the loop
 //! has nothing left to do, what the door gathered is sent.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -11,11 +11,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tallylight_proto::keys::Keys;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -28,7 +27,6 @@ use crate::log::{Appender, Status};
 use crate::phase::{Phase, Watch};
 use crate::sites::Sites;
 use crate::stats::WorkerStats;
-use crate::turnstile::Turnstile;
 use crate::udp::{Admission, Receiver, UdpFront};
 use crate::watched::Watched;
 
@@ -36,8 +34,6 @@ use crate::watched::Watched;
 /// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of 32 events or a piece of one, and all
 /// who wait for theirs wait for as many of those.
 const TASKS_A_LOOK: u32 = 8;
-/// What passes the turnstile between two looks: each is some microseconds, or 50 at most.
-const PIECES_A_LOOK: u32 = 4;
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Before it is asked again who could make room for a connection: whoever has spoken a moment ago will have been silent.
@@ -109,21 +105,13 @@ impl Worker {
         runtime.block_on(async {
             // connections watch a phase of their worker's own: no lock that workers share
             let (set_phase, phase) = watch::channel(Phase::Serving);
-            let shared = Rc::new(Shared {
-                options: self.options,
-                redirect_keys: Watched::new(self.redirect_keys),
-                rate_limit: self.rate_limit,
-                turnstile: Rc::new(Turnstile::default()),
-                leaving: Rc::new(Turnstile::default()),
-                door: Rc::clone(&door),
-                stats: self.stats,
-                phase: Watch::new(phase),
-                accepting: Cell::new(self.listeners.len() + self.udp.len()),
-                ended: Notify::new(),
-            });
-            for (turnstile, at_most) in [(&shared.turnstile, PIECES_A_LOOK), (&shared.leaving, 1)] {
-                let turnstile = Rc::clone(turnstile);
-                spawn_local(async move { turnstile.run(at_most).await });
+            let sockets = self.listeners.len() + self.udp.len();
+            let mut shared = Shared::new(self.options, Rc::clone(&door), self.stats, Watch::new(phase), sockets);
+            (shared.redirect_keys, shared.rate_limit) = (Watched::new(self.redirect_keys), self.rate_limit);
+            shared.peer_limit = self.peer_limit;
+            let shared = Rc::new(shared);
+            for turnstile in [&shared.turnstile, &shared.leaving].map(Rc::clone) {
+                spawn_local(async move { turnstile.run().await });
             }
             let crowd = Rc::<Crowd>::default();
             for listener in self.listeners {
@@ -131,7 +119,6 @@ impl Worker {
                 let acceptor = Acceptor {
                     shared: Rc::clone(&shared),
                     slots: Arc::clone(&self.slots),
-                    peer_limit: self.peer_limit.clone(),
                     crowd: Rc::clone(&crowd),
                     are_shared: self.are_shared,
                 };
@@ -169,18 +156,22 @@ async fn stay(shared: &Shared, mut phase: watch::Receiver<Phase>, set_phase: &wa
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let is_quiet = || shared.accepting.get() == 0 && shared.stats.opened.get() == shared.stats.closed.get();
     loop {
-        let now = *phase.borrow_and_update();
+        let now = match *phase.borrow_and_update() {
+            // those that came since then have had their answer, or will have it soon
+            Phase::Draining if shared.early.get() == 0 => Phase::Closing,
+            now => now,
+        };
         pass_on(set_phase, now);
         match now {
             Phase::Closed => break,
-            Phase::Draining if is_quiet() => break,
-            Phase::Serving | Phase::Draining => {}
+            Phase::Closing if is_quiet() => break,
+            Phase::Serving | Phase::Draining | Phase::Closing => {}
         }
         tokio::select! {
             // the thread parks after each tick and thereby flushes
             _ = tick.tick() => {}
             changed = phase.changed() => if changed.is_err() { break },
-            () = shared.ended.notified(), if now == Phase::Draining => {}
+            () = shared.ended.notified(), if now >= Phase::Draining => {}
         }
     }
     shared.door.close();
@@ -203,23 +194,22 @@ fn pass_on(set_phase: &watch::Sender<Phase>, now: Phase) {
 struct Acceptor {
     shared: Rc<Shared>,
     slots: Arc<Semaphore>,
-    peer_limit: Option<Arc<ConnectionLimit>>,
     crowd: Rc<Crowd>,
     are_shared: bool,
 }
 
 impl Acceptor {
     async fn run(self, listener: tokio::net::TcpListener) {
-        let draining = self.shared.phase.clone();
+        let phase = self.shared.phase.clone();
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = draining.is_draining() => break,
+                () = phase.ends_taking_from(self.are_shared) => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    if let Some(admitted) = self.admit(&stream, peer) {
+                    if let Some(admitted) = self.shared.admit(&stream, peer.ip()) {
                         // accepted first, so that no worker keeps a slot for a connection that another one will get
                         let slot = self.slot().await;
                         self.serve(stream, peer, admitted, slot);
@@ -258,31 +248,20 @@ impl Acceptor {
             let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
             if let Ok(stream) = stream
-                && let Some(admitted) = self.admit(&stream, peer)
+                && let Some(admitted) = self.shared.admit(&stream, peer.ip())
             {
                 self.serve(stream, peer, admitted, slot);
             }
         }
     }
 
-    /// Whether the peer may have another connection. If not, this one is reset: a word of why would have to wait until all
-    /// that was sent is read, or it would be lost, and so would cost what the limit is to save.
-    fn admit(&self, stream: &TcpStream, peer: SocketAddr) -> Option<Admitted> {
-        let Some(limit) = &self.peer_limit else { return Some(Admitted::default()) };
-        let admitted = limit.admit(peer.ip());
-        if admitted.is_none() {
-            self.shared.stats.over_peer_limit.add(1);
-            // if it fails, the connection is closed in the usual way
-            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        }
-        admitted
-    }
-
     fn serve(&self, stream: TcpStream, peer: SocketAddr, admitted: Admitted, slot: OwnedSemaphorePermit) {
         self.shared.stats.opened.add(1);
         // where connections come without a pause, the thread does not park
         self.shared.door.flush_if_due();
-        let open = Open { shared: Rc::clone(&self.shared), _admitted: admitted, _slot: slot };
+        let is_early = self.shared.phase.is_serving();
+        self.shared.early.set(self.shared.early.get() + usize::from(is_early));
+        let open = Open { shared: Rc::clone(&self.shared), is_early, _admitted: admitted, _slot: slot };
         let membership = Rc::new(self.crowd.join());
         spawn_local(async move {
             let serving = http::serve(Rc::clone(&open.shared), stream, peer, Rc::clone(&membership));
@@ -305,6 +284,8 @@ impl Acceptor {
 /// A connection that is being served.
 struct Open {
     shared: Rc<Shared>,
+    /// Accepted before the collector was told to stop.
+    is_early: bool,
     _admitted: Admitted,
     _slot: OwnedSemaphorePermit,
 }
@@ -312,6 +293,7 @@ struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.shared.stats.closed.add(1);
+        self.shared.early.set(self.shared.early.get() - usize::from(self.is_early));
         self.shared.ended.notify_one();
     }
 }
@@ -319,8 +301,6 @@ impl Drop for Open {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Peers;
-    use crate::settings::IpMode;
 
     #[test]
     fn one_connection_is_accepted_between_two_looks_at_the_sockets_however_many_wait() {
@@ -329,27 +309,9 @@ mod tests {
         runtime.block_on(async {
             let (appender, _batches) = Appender::to_nobody(1);
             let (_sites, sites) = watch::channel(Arc::default());
-            let (_keys, redirect_keys) = watch::channel(Arc::default());
             let (_phase, phase) = watch::channel(Phase::Serving);
-            let shared = Rc::new(Shared {
-                options: Options {
-                    peers: Peers::new(Vec::new(), IpMode::Keep),
-                    demo: false,
-                    max_header: 0,
-                    max_body: 0,
-                    idle_timeout: Duration::from_secs(60),
-                    body_timeout: Duration::from_secs(60),
-                },
-                redirect_keys: Watched::new(redirect_keys),
-                rate_limit: None,
-                turnstile: Rc::default(),
-                leaving: Rc::default(),
-                door: Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)),
-                stats: Arc::default(),
-                phase: Watch::new(phase),
-                accepting: Cell::new(1),
-                ended: Notify::new(),
-            });
+            let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
+            let shared = Rc::new(Shared::new(Options::for_tests(), door, Arc::default(), Watch::new(phase), 1));
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let addr = listener.local_addr().unwrap();
             let _waiting: Vec<_> = (0..WAITING).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
@@ -357,7 +319,6 @@ mod tests {
             let acceptor = Acceptor {
                 shared: Rc::clone(&shared),
                 slots: Arc::new(Semaphore::new(100)),
-                peer_limit: None,
                 crowd: Rc::default(),
                 are_shared: false,
             };
@@ -374,12 +335,13 @@ mod tests {
     #[test]
     fn connections_are_woken_when_the_phase_changes_and_not_at_each_tick() {
         let (set_phase, mut phase) = watch::channel(Phase::Serving);
-        let told = [Phase::Serving, Phase::Serving, Phase::Draining, Phase::Draining, Phase::Closed].map(|now| {
+        let phases = [Phase::Serving, Phase::Serving, Phase::Draining, Phase::Draining, Phase::Closing, Phase::Closed];
+        let told = phases.map(|now| {
             pass_on(&set_phase, now);
             let told = phase.has_changed().unwrap();
             assert_eq!(*phase.borrow_and_update(), now);
             told
         });
-        assert_eq!(told, [false, false, true, false, true]);
+        assert_eq!(told, [false, false, true, false, true, true]);
     }
 }

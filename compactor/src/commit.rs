@@ -54,6 +54,8 @@ pub struct Counts {
     pub records_before: u64,
     /// Records whose ordinals were used again: a power cut took them after they were read.
     pub records_taken: u64,
+    /// Counted events that arrived over a minute after they happened.
+    pub late: u64,
     /// Events that clients gave up, as counted events say.
     pub client_lost: u64,
 }
@@ -89,6 +91,7 @@ struct CountsDocument {
     events: FrontCounts,
     damaged: u64,
     torn: u64,
+    late: u64,
     client_lost: u64,
     ledgers: u64,
     records_before: u64,
@@ -99,9 +102,9 @@ struct CountsDocument {
 impl From<Counts> for CountsDocument {
     fn from(counts: Counts) -> Self {
         let events = counts.events();
-        let Counts { fronts, ledgers, damaged, torn, records_before, records_taken, client_lost } = counts;
+        let Counts { fronts, ledgers, damaged, torn, records_before, records_taken, late, client_lost } = counts;
         let fronts = Front::ALL.iter().map(|front| (front.label().to_owned(), fronts[front.index()])).collect();
-        Self { events, damaged, torn, client_lost, ledgers, records_before, records_taken, fronts }
+        Self { events, damaged, torn, late, client_lost, ledgers, records_before, records_taken, fronts }
     }
 }
 
@@ -109,11 +112,11 @@ impl TryFrom<CountsDocument> for Counts {
     type Error = &'static str;
 
     fn try_from(document: CountsDocument) -> Result<Self, Self::Error> {
-        let CountsDocument { events, damaged, torn, client_lost, ledgers, records_before, records_taken, fronts } =
+        let CountsDocument { events, damaged, torn, late, client_lost, ledgers, records_before, records_taken, fronts } =
             document;
         let of = |front: Front| fronts.get(front.label()).copied().unwrap_or_default();
         let fronts = Front::ALL.map(of);
-        let counts = Self { fronts, ledgers, damaged, torn, records_before, records_taken, client_lost };
+        let counts = Self { fronts, ledgers, damaged, torn, records_before, records_taken, late, client_lost };
         if counts.events() == events { Ok(counts) } else { Err("its counts are not the sums over the fronts") }
     }
 }

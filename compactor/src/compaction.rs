@@ -10,7 +10,7 @@
 //! dropped and opened again from the commit: no state in memory outlives a failed publish.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
@@ -21,6 +21,7 @@ use tallylight_proto::ledger::Ledger;
 use tallylight_proto::record::{self, EventView, Record, RecordError, Text};
 use tallylight_proto::segment::Framed;
 use tallylight_proto::time::{DAY_MS, Hour, Millis};
+use tallylight_service::{Bar, Watchdog};
 use thiserror::Error;
 
 use crate::batch::{Batch, Decision, Fate};
@@ -75,6 +76,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// Bytes that the groups of one hour may take.
     pub hour_bytes: usize,
+    /// Fed with whatever takes long.
+    pub watchdog: Watchdog,
     /// Whether event rows are published, too. The program always does; what the rest costs can be measured without.
     pub rows: bool,
 }
@@ -97,6 +100,12 @@ pub enum CompactError {
     /// A Parquet file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The id index has judged records that the log has lost since: it must be made again.
+    #[error("the id index knows records at position {position} that the log has lost")]
+    IndexAhead {
+        /// Where they were.
+        position: u64,
+    },
     /// The commit.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -105,7 +114,7 @@ pub enum CompactError {
 impl CompactError {
     /// Whether the id index must be made again before anything else.
     pub fn is_damaged_index(&self) -> bool {
-        matches!(self, Self::Index(IndexError::Corrupt { .. }))
+        matches!(self, Self::Index(IndexError::Corrupt { .. }) | Self::IndexAhead { .. })
     }
 }
 
@@ -119,6 +128,8 @@ pub struct Compaction {
     commit: Option<Commit>,
     /// How often room was made since one got further.
     steps: u32,
+    /// How far it is, for as long as somebody may wait for that.
+    bar: Bar,
 }
 
 impl Compaction {
@@ -130,18 +141,29 @@ impl Compaction {
         events.sweep()?;
         sweep_commits(&config)?;
         let commit = Commit::read(&config.out, &config.node, &config.by)?;
-        let index = open_index(&config, &events, commit.as_ref())?;
+        let (index, unproven) = open_index(&config, &events, commit.as_ref())?;
         let snapshot = commit.as_ref().map(|commit| commit.snapshot.clone());
         let reader = Reader::new(&config.data, Purpose::Cover, snapshot.as_ref().map(|s| (s.place, s.salt)));
         let published = commit.as_ref().map(|commit| commit.hours.clone()).unwrap_or_default();
         let hours = Hours::new(hourly, events, published, config.bounds, config.hour_bytes, config.rows);
-        let sorter = Sorter::new(index, hours, snapshot.as_ref());
-        Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit, steps: 0 })
+        let sorter = Sorter::new(index, unproven, hours, snapshot.as_ref());
+        Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit, steps: 0, bar: Bar::default() })
     }
 
     /// What is compacted to where.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Shows how far it is with what is in the log now.
+    pub fn begin_showing(&mut self) -> Result<(), CompactError> {
+        self.bar = Bar::start("compacting", self.bytes_behind()?);
+        Ok(())
+    }
+
+    /// It is done with that.
+    pub fn end_showing(&mut self) {
+        self.bar = Bar::default();
     }
 
     /// Looks how far the log has got. Later records are left for the next look.
@@ -158,11 +180,16 @@ impl Compaction {
     /// Reads on: to the end, until there is enough to be published, until this time, or until told to stop.
     pub fn read(&mut self, until: Option<Instant>, stop: &AtomicBool) -> Result<Progress, CompactError> {
         let sorter = &mut self.sorter;
+        let (watchdog, bar) = (&self.config.watchdog, &self.bar);
         let mut taken = 0_u32;
         let progress = self.reader.read(|item| {
+            bar.add(item.bytes());
             sorter.take(item)?;
             taken += 1;
-            let is_time = || stop.load(Relaxed) || until.is_some_and(|until| clock::instant() >= until);
+            let is_time = || {
+                watchdog.feed();
+                stop.load(Relaxed) || until.is_some_and(|until| clock::instant() >= until)
+            };
             let is_enough = sorter.hours.is_full() || (taken.is_multiple_of(RECORDS_A_LOOK) && is_time());
             Ok::<_, CompactError>(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
@@ -283,6 +310,8 @@ struct Sorter {
     /// Events that are not judged yet.
     batch: Batch,
     index: Index,
+    /// Positions of records that the index has judged in an earlier life, and that no commit covers: their rows may be nowhere.
+    unproven: Range<u64>,
     crawlers: &'static Crawlers,
     /// User agents seen lately, and whether they are crawlers.
     user_agents: HashMap<Box<[u8]>, bool, foldhash::fast::RandomState>,
@@ -298,12 +327,13 @@ struct Sorter {
 }
 
 impl Sorter {
-    fn new(index: Index, hours: Hours, from: Option<&Snapshot>) -> Self {
+    fn new(index: Index, unproven: Range<u64>, hours: Hours, from: Option<&Snapshot>) -> Self {
         let has_begun = from.is_some();
         let from = from.cloned().unwrap_or_default();
         Self {
             batch: Batch::default(),
             index,
+            unproven,
             has_begun,
             crawlers: Crawlers::all(),
             user_agents: HashMap::default(),
@@ -336,7 +366,7 @@ impl Sorter {
         // what comes before it is counted before it
         self.take_batch()?;
         match item {
-            Item::Lost(lost) => self.lost(lost),
+            Item::Lost(lost) => self.lost(lost)?,
             // the collector counts again from where it was set back to
             Item::SetBack { records } => {
                 self.counts.records_taken += records;
@@ -394,6 +424,7 @@ impl Sorter {
             Fate::Bot => of_front.bots += 1,
             Fate::Counted => {
                 of_front.counted += 1;
+                self.counts.late += u64::from(event.is_late());
                 self.counts.client_lost += u64::from(event.lost());
             }
         }
@@ -419,8 +450,12 @@ impl Sorter {
         }
     }
 
-    fn lost(&mut self, lost: Lost) {
+    fn lost(&mut self, lost: Lost) -> Result<(), CompactError> {
         let Lost { base, position, end, records, cause } = lost;
+        if position < self.unproven.end && end > self.unproven.start && records > 0 {
+            // copies of what is gone would be duplicates of nothing
+            return Err(CompactError::IndexAhead { position });
+        }
         self.ledger.lost(records);
         let may_tell = self.may_tell();
         if cause.is_damage() {
@@ -435,6 +470,7 @@ impl Sorter {
                 tracing::warn!(position, end, records, "a power cut took records that were not synced");
             }
         }
+        Ok(())
     }
 
     /// Whether one more damaged place is told: a few say enough, `verify` names them all.
@@ -461,19 +497,23 @@ impl Sorter {
     }
 }
 
-/// Opens the index, or makes it again if it is damaged or not the one that belongs to the commit.
-fn open_index(config: &Config, events: &Events, commit: Option<&Commit>) -> Result<Index, CompactError> {
+/// Opens the index, with the positions beyond the commit that it has judged, or makes it again if it is damaged or not the one that belongs to the commit.
+fn open_index(config: &Config, events: &Events, commit: Option<&Commit>) -> Result<(Index, Range<u64>), CompactError> {
     let folder = config.data.join(layout::COMPACTOR).join(INDEX);
     let (position, log_time) = commit.map_or((0, 0), |c| (c.snapshot.place.position, c.snapshot.log_time));
     // rows beyond the commit, too: should the disk have lost the index and the log behind them, they are all there is
     let through = events.covered_beyond(position, Hour::of(log_time.saturating_sub(KNOWN_HOURS_MS)))?;
     match Index::open(&folder, config.index_limits) {
-        Ok(index) if index.through() >= through => return Ok(index),
+        Ok(index) if index.through() >= through => {
+            let unproven = position..index.through();
+            return Ok((index, unproven));
+        }
         Ok(_) => tracing::warn!("the id index is older than what was published: it is rebuilt from events"),
         Err(error @ IndexError::Corrupt { .. }) => tracing::warn!(%error, "the id index is rebuilt from events"),
         Err(error) => return Err(error.into()),
     }
-    rebuild(&folder, config.index_limits, events, log_time, through)
+    // what is made of rows knows nothing else
+    Ok((rebuild(&folder, config.index_limits, events, log_time, through, &config.watchdog)?, 0..0))
 }
 
 fn sweep_commits(config: &Config) -> Result<(), StorageError> {

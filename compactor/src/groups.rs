@@ -3,7 +3,7 @@
 //! The rule: **a group's measures depend on the set of its records alone**, not on their order or on how they
 //! were split over runs. Counts and exact sums add, times are a minimum and a maximum, visitors are a set.
 //!
-//! Which groups there are may be limited, since whoever sends events chooses their texts ([`Groups::of_within`]). Then it
+//! Which groups there are may be limited, since whoever sends events chooses their texts ([`Groups::count_within`]). Then it
 //! depends on the order in which keys are first seen, which is that of the log, and on nothing else: a key that has a group
 //! keeps it, and one that found no room never finds any, for groups are never removed. So it does not matter either whether
 //! records are counted one by one or groups of later records are merged in the order in which they were begun.

@@ -229,9 +229,11 @@ impl Hours {
         let open = Arc::clone(&self.open);
         let states = &mut *open.states();
         let large = if needs_room { self.large(states) } else { usize::MAX };
+        // asked once for both outputs: time goes on between them
+        let gathered: Vec<bool> = states.iter().map(|state| due.all || state.is_gathered(due, self.bounds)).collect();
         let mut parts = Vec::new();
-        for state in states.iter_mut() {
-            let is_due = due.all || state.is_gathered(due, self.bounds) || state.pending.bytes() >= large;
+        for (state, is_gathered) in states.iter_mut().zip(&gathered) {
+            let is_due = *is_gathered || state.pending.bytes() >= large;
             if state.pending.first_position().is_some() && is_due {
                 state.events_covered = state.pending.end();
                 open.pending_bytes.fetch_sub(state.pending.bytes(), Relaxed);
@@ -240,7 +242,7 @@ impl Hours {
         }
         self.events.write(&parts, before, |error| HourError::from(error).into())?;
         drop(parts);
-        self.publish_hourly(states, due, needs_room)?;
+        self.publish_hourly(states, due, &gathered, needs_room)?;
         self.forget(states, due);
         self.closed = self.closed.max(due.complete_now);
         Ok(())
@@ -260,11 +262,16 @@ impl Hours {
     }
 
     /// An open hour's aggregate is not made again each time that rows need room.
-    fn publish_hourly(&mut self, states: &mut [State], due: Due, needs_room: bool) -> Result<(), HourError> {
-        // once for each: time goes on meanwhile
-        let is_due = states.iter().map(|state| {
+    fn publish_hourly(
+        &mut self,
+        states: &mut [State],
+        due: Due,
+        gathered: &[bool],
+        needs_room: bool,
+    ) -> Result<(), HourError> {
+        let is_due = states.iter().zip(gathered).map(|(state, is_gathered)| {
             let shows = state.is_open(due) && !needs_room;
-            state.dirty_from.is_some() && (due.all || shows || state.is_gathered(due, self.bounds))
+            state.dirty_from.is_some() && (*is_gathered || shows)
         });
         let is_due: Vec<bool> = is_due.collect();
         for state in those(states, &is_due) {

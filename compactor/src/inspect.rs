@@ -1,6 +1,6 @@
 //! `inspect`: records of the log as JSON lines.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use tallylight_proto::segment::Framed;
 use tallylight_proto::sources::{Bounds, Figures, Mark, Marks, Scope};
 use tallylight_proto::time::rfc3339;
 use tallylight_proto::{Counts, DatagramRefusal, Front, Refusal, Shed};
+use tallylight_service::Bar;
 use thiserror::Error;
 
 use crate::log::{Item, LogError, Purpose, Reader};
@@ -60,7 +61,14 @@ fn print(data: &Path, wanted: &Inspect, mut out: impl Write) -> Result<(), LookE
     if left == 0 {
         return Ok(());
     }
+    // lines on the same terminal show it better, and of a part of the log nobody knows how much it is
+    let is_whole = wanted.from.is_none() && wanted.limit.is_none();
+    let bar = match is_whole && !io::stdout().is_terminal() {
+        true => Bar::start("inspecting", reader.bytes_behind()?),
+        false => Bar::default(),
+    };
     reader.read(|item| {
+        bar.add(item.bytes());
         let printed = match item {
             Item::Record(framed) if framed.position >= from => print_record(&framed, wanted, &mut out)?,
             Item::Record(_) | Item::SetBack { .. } => false,

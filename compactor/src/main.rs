@@ -5,17 +5,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tallylight_compactor::audit::audit;
 use tallylight_compactor::inspect::inspect;
 use tallylight_compactor::metrics::Metrics;
-use tallylight_compactor::run::{self, Outcome, RunError};
+use tallylight_compactor::run::{Compactor, Outcome, RunError};
 use tallylight_compactor::settings::{Command, Settings};
 use tallylight_compactor::state_folder::require_log;
 use tallylight_compactor::stop::Stop;
 use tallylight_compactor::verify::verify;
 use tallylight_service::admin::Serving;
-use tallylight_service::{AdminServer, Pages, logging, recorder};
+use tallylight_service::{AdminServer, HandedOver, Notifier, Pages, Watchdog, handed_over, logging, recorder};
 
 /// Unusable arguments, as clap has it.
 const UNUSABLE: u8 = 2;
@@ -52,20 +52,39 @@ fn run(settings: &Settings) -> Result<ExitCode> {
             let adds_up = audit(data, settings.folders.out.as_deref(), wanted.json, stdout())?;
             Ok(if adds_up { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Some(Command::Completions(wanted)) => {
+            wanted.print(Settings::command());
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Man(wanted)) => {
+            wanted
+                .write(Settings::command())
+                .with_context(|| format!("cannot write into {}", wanted.folder.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
         None => compact(settings),
     }
 }
 
 fn compact(settings: &Settings) -> Result<ExitCode> {
-    let stop = Stop::on_signals().context("cannot listen for signals")?;
+    let mut handed_over = handed_over::take()?;
+    let systemd = Arc::new(Notifier::from_env());
+    let stop = Stop::on_signals({
+        let systemd = Arc::clone(&systemd);
+        move || systemd.stopping("committing what has been read")
+    });
+    let stop = stop.context("cannot listen for signals")?;
     let recorder = recorder::install()?;
     let metrics = Arc::new(Metrics::new());
-    let _serving = settings.admin().map(|addr| serve(addr, recorder, &metrics)).transpose()?;
+    let _serving = settings.admin().map(|addr| serve(addr, &mut handed_over, recorder, &metrics)).transpose()?;
+    let watchdog = Watchdog::from_env();
+    let compactor = Compactor { settings, metrics: &metrics, stop: &stop, watchdog: &watchdog };
     if settings.running.follow {
-        run::follow(settings, &metrics, &stop)?;
+        systemd.ready("following the log");
+        compactor.follow()?;
         return Ok(ExitCode::SUCCESS);
     }
-    match run::once(settings, &metrics, &stop)? {
+    match compactor.once()? {
         Outcome::NoLog => {
             tracing::warn!("no log yet in {}: nothing to compact", settings.folders.data.display());
         }
@@ -76,10 +95,11 @@ fn compact(settings: &Settings) -> Result<ExitCode> {
 
 fn serve(
     addr: std::net::SocketAddr,
+    handed_over: &mut Vec<HandedOver>,
     recorder: metrics_exporter_prometheus::PrometheusHandle,
     metrics: &Arc<Metrics>,
 ) -> Result<Serving> {
-    let server = AdminServer::bind(addr)?;
+    let server = AdminServer::bind(addr, handed_over)?;
     tracing::info!(addr = %server.local_addr(), "admin port: /metrics, /healthz, /readyz");
     let (refresh, ready) = (Arc::clone(metrics), Arc::clone(metrics));
     Ok(server.serve(Pages {

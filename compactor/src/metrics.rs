@@ -5,8 +5,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
-use tallylight_proto::time::Millis;
+use metrics::{Counter, Gauge};
+use tallylight_proto::time::{Hour, Millis};
+use tallylight_service::recorder::{counter, gauge};
 
 use crate::commit::Counts;
 use crate::compaction::Compaction;
@@ -18,17 +19,18 @@ pub struct Metrics {
     counted: Counter,
     duplicates: Counter,
     bots: Counter,
+    late: Counter,
+    client_lost: Counter,
     damaged: Counter,
     torn: Counter,
-    client_lost: Counter,
     ledger_mismatches: Counter,
     passes: Counter,
     errors: Counter,
     released: Counter,
     lag_seconds: Gauge,
     lag_bytes: Gauge,
-    open_hours: Gauge,
-    last_commit: Gauge,
+    open_partitions: Gauge,
+    complete_through: Gauge,
     state: Mutex<State>,
 }
 
@@ -52,42 +54,67 @@ impl Metrics {
     /// All of them, at 0. To be made after the recorder is installed.
     #[expect(clippy::new_without_default, reason = "it registers names: not a value that a default would be")]
     pub fn new() -> Self {
-        let count = |name: &'static str, help: &'static str| {
-            describe_counter!(name, help);
-            counter!(name)
-        };
-        let level = |name: &'static str, help: &'static str| {
-            describe_gauge!(name, help);
-            gauge!(name)
-        };
         Self {
-            read: count("tallylight_compactor_events_read_total", "Events read from the log."),
-            counted: count("tallylight_compactor_events_counted_total", "Events that count."),
-            duplicates: count("tallylight_compactor_duplicate_events_total", "Copies of events that count elsewhere."),
-            bots: count("tallylight_compactor_bot_events_total", "Events by declared crawlers."),
-            damaged: count("tallylight_compactor_damaged_records_total", "Records of the log that are bad or gone."),
-            torn: count(
-                "tallylight_compactor_torn_records_total",
-                "Records of the log that a power cut took before they were synced.",
+            read: counter(
+                "tallylight_compactor_events_read_total",
+                "Events read from the log. Each counts, is a duplicate, or a crawler's: at rest this is the sum of those.",
             ),
-            client_lost: count(
+            counted: counter("tallylight_compactor_events_counted_total", "Events that count."),
+            duplicates: counter(
+                "tallylight_compactor_duplicate_events_total",
+                "Copies of events that count elsewhere: what senders sent again. They do no harm.",
+            ),
+            bots: counter(
+                "tallylight_compactor_bot_events_total",
+                "Events by declared crawlers, which stand in bot_events, not in events.",
+            ),
+            late: counter(
+                "tallylight_compactor_late_events_total",
+                "Counted events that arrived over 60 s after they happened, of visitors who came back. They amend hours that \
+                 are complete.",
+            ),
+            client_lost: counter(
                 "tallylight_compactor_client_lost_events_total",
-                "Events that clients gave up, as counted events say.",
+                "Events that clients gave up, as counted events say: the collector could not be reached for too long.",
             ),
-            ledger_mismatches: count(
+            damaged: counter(
+                "tallylight_compactor_damaged_records_total",
+                "Records of the log that were on disk and are bad or gone: tallylight-compactor verify says where. See to the disk.",
+            ),
+            torn: counter(
+                "tallylight_compactor_torn_records_total",
+                "Records of the log that a power cut took before they were synced: see --sync-interval.",
+            ),
+            ledger_mismatches: counter(
                 "tallylight_compactor_ledger_mismatches_total",
-                "Ledger records in the log that do not add up.",
+                "Ledger records in the log that do not add up, which is an error of ours: keep the log, and run \
+                 tallylight-compactor audit.",
             ),
-            passes: count("tallylight_compactor_passes_total", "Times that what was read was published."),
-            errors: count("tallylight_compactor_publish_errors_total", "Passes that failed and are tried again."),
-            released: count("tallylight_compactor_segments_released_total", "Segments let go of."),
-            lag_seconds: level(
+            passes: counter(
+                "tallylight_compactor_passes_total",
+                "Times that what was read was published: at least one each --every.",
+            ),
+            errors: counter(
+                "tallylight_compactor_publish_errors_total",
+                "Passes that failed and are tried again: /readyz on this port says why.",
+            ),
+            released: counter(
+                "tallylight_compactor_segments_released_total",
+                "Segments of the log that were let go of: see --retain.",
+            ),
+            lag_seconds: gauge(
                 "tallylight_compactor_lag_seconds",
-                "Age of the newest published log time while there is more to publish, else 0.",
+                "Age of the newest published log time while there is more to publish, else 0. Near --every if all is well.",
             ),
-            lag_bytes: level("tallylight_compactor_lag_bytes", "Bytes of the log that are not published."),
-            open_hours: level("tallylight_compactor_aggregates_in_memory", "Hours in memory."),
-            last_commit: level("tallylight_compactor_last_commit_timestamp_seconds", "When the last commit was made."),
+            lag_bytes: gauge("tallylight_compactor_lag_bytes", "Bytes of the log that are not published."),
+            open_partitions: gauge(
+                "tallylight_compactor_open_partitions",
+                "Hours that are open: more of them is expected, or something of them waits. Many: events come late.",
+            ),
+            complete_through: gauge(
+                "tallylight_compactor_complete_through_timestamp_seconds",
+                "The watermark: hours that begin before it change by late events only. 0: there is none yet.",
+            ),
             state: Mutex::default(),
         }
     }
@@ -97,10 +124,18 @@ impl Metrics {
         let mut state = self.state();
         state.before.get_or_insert(compaction.counts());
         state.mismatches = 0;
+        self.show_commit(compaction);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a double; milliseconds fit")]
+    fn show_commit(&self, compaction: &Compaction) {
+        self.open_partitions.set(compaction.open_hours() as f64);
+        let complete_through = compaction.commit().and_then(|commit| commit.complete_through);
+        self.complete_through.set(complete_through.map_or(0, Hour::start) as f64 / 1e3);
     }
 
     /// Something was read and published; so many bytes are left, or it is not known.
-    pub fn published(&self, compaction: &Compaction, now: Millis) {
+    pub fn published(&self, compaction: &Compaction) {
         let mut state = self.state();
         let (counts, before) = (compaction.counts(), state.before.unwrap_or_default());
         // the greater of old and new: records that are read again are not counted again
@@ -110,17 +145,16 @@ impl Metrics {
         since(&self.counted, events.counted, events_before.counted);
         since(&self.duplicates, events.duplicates, events_before.duplicates);
         since(&self.bots, events.bots, events_before.bots);
+        since(&self.late, counts.late, before.late);
+        since(&self.client_lost, counts.client_lost, before.client_lost);
         since(&self.damaged, counts.damaged, before.damaged);
         since(&self.torn, counts.torn, before.torn);
-        since(&self.client_lost, counts.client_lost, before.client_lost);
         let mismatches = compaction.ledger_mismatches();
         self.ledger_mismatches.increment(mismatches - state.mismatches);
         state.mismatches = mismatches;
         state.published = Some(compaction.log_time()).filter(|time| *time > 0);
         self.passes.increment(1);
-        self.open_hours.set(compaction.open_hours() as f64);
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a double; milliseconds fit")]
-        self.last_commit.set(now as f64 / 1e3);
+        self.show_commit(compaction);
     }
 
     /// Segments were let go of.

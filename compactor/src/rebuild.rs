@@ -11,6 +11,7 @@ use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use tallylight_proto::time::{DAY_MS, Hour, MAX_AGE_MS, Millis};
+use tallylight_service::Watchdog;
 use uuid::Uuid;
 
 use crate::compaction::CompactError;
@@ -27,6 +28,7 @@ pub fn rebuild(
     events: &Events,
     log_time: Millis,
     through: u64,
+    watchdog: &Watchdog,
 ) -> Result<Index, CompactError> {
     let mut index = Index::reset(folder, limits)?;
     // a day more than is needed, as the index itself does
@@ -35,6 +37,7 @@ pub fn rebuild(
     // an event may have been up to 7 days old when it was received
     for hour in events.hours_from(Hour::of(received_from.saturating_sub(MAX_AGE_MS)))? {
         for part in events.parts(hour)? {
+            watchdog.feed();
             copies += insert_part(&mut index, &part, received_from)?;
         }
     }

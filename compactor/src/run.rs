@@ -19,6 +19,7 @@ use crate::stop::Stop;
 use crate::storage;
 use tallylight_host::clock;
 use tallylight_proto::layout;
+use tallylight_service::Watchdog;
 
 /// Why a run ended.
 #[derive(Debug, Error)]
@@ -56,94 +57,17 @@ pub enum Outcome {
     Done,
 }
 
-/// Compacts what there is.
-pub fn once(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<Outcome, RunError> {
-    let data = &settings.folders.data;
-    if storage::is_dir(data) && !StateFolder::is_settled(data) && has_no_log(settings)? {
-        return Ok(Outcome::NoLog);
-    }
-    let state = StateFolder::take(data)?;
-    let mut compaction = open(settings, &state)?;
-    metrics.opened(&compaction);
-    if compaction.commit().is_none() && has_no_log(settings)? {
-        return Ok(Outcome::NoLog);
-    }
-    if let Err(error) = pass(&mut compaction, settings, metrics, stop, When::Once) {
-        if !error.is_damaged_index() {
-            return Err(error);
-        }
-        tracing::warn!("{}: it is made again from events", chain(&error));
-        Compaction::discard_index(compaction.config());
-        compaction = open(settings, &state)?;
-        pass(&mut compaction, settings, metrics, stop, When::Once)?;
-    }
-    Ok(Outcome::Done)
-}
-
-/// Compacts as the log grows, until it is to end.
-pub fn follow(settings: &Settings, metrics: &Metrics, stop: &Stop) -> Result<(), RunError> {
-    let mut state = None;
-    let mut compaction = None;
-    let mut has_failed = false;
-    loop {
-        let ended = follow_once(&mut state, &mut compaction, has_failed, settings, metrics, stop);
-        has_failed = ended.is_err();
-        match ended {
-            Err(error) if error.is_unusable() || stop.is_set() => return Err(error),
-            Err(error) => {
-                let text = chain(&error);
-                tracing::error!("cannot compact, trying again: {text}");
-                metrics.ended(Some(text));
-                if compaction.is_none() {
-                    // how far it is behind is not known, but that it is
-                    metrics.behind(1);
-                }
-                if let Some(compaction) = compaction.take().filter(|_| error.is_damaged_index()) {
-                    Compaction::discard_index(compaction.config());
-                }
-            }
-            Ok(()) => metrics.ended(None),
-        }
-        if stop.is_set() {
-            return Ok(());
-        }
-        stop.wait(settings.running.every.duration());
-    }
-}
-
-fn follow_once(
-    state: &mut Option<StateFolder>,
-    compaction: &mut Option<Compaction>,
-    has_failed: bool,
-    settings: &Settings,
-    metrics: &Metrics,
-    stop: &Stop,
-) -> Result<(), RunError> {
-    let data = &settings.folders.data;
-    if !storage::is_dir(data) {
-        return Ok(());
-    }
-    let state = match state {
-        Some(state) => state,
-        None => state.insert(StateFolder::take(data)?),
-    };
-    if compaction.is_none() {
-        if !StateFolder::is_settled(data) && has_no_log(settings)? {
-            return Ok(());
-        }
-        let opened = open(settings, state)?;
-        metrics.opened(&opened);
-        metrics.behind(opened.bytes_behind()?);
-        *compaction = Some(opened);
-    }
-    let compaction = compaction.as_mut().expect("opened just now");
-    // what could not be published is tried again at once: it must not look well while it gathers anew
-    let ended = pass(compaction, settings, metrics, stop, if has_failed { When::Retrying } else { When::Following });
-    if let Ok(behind) = compaction.bytes_behind() {
-        // after a failure what was read counts for nothing
-        metrics.behind(if ended.is_ok() { behind } else { behind.max(1) });
-    }
-    ended
+/// A compactor, with all that it needs beside the disk.
+#[derive(Clone, Copy)]
+pub struct Compactor<'a> {
+    /// As given.
+    pub settings: &'a Settings,
+    /// What it counts.
+    pub metrics: &'a Metrics,
+    /// Whether it is to end.
+    pub stop: &'a Stop,
+    /// Fed while it does something, and while it waits.
+    pub watchdog: &'a Watchdog,
 }
 
 /// What a pass is for.
@@ -157,61 +81,162 @@ enum When {
     Retrying,
 }
 
-/// Reads up to where the log has got, publishing in steps that memory can hold.
-fn pass(
-    compaction: &mut Compaction,
-    settings: &Settings,
-    metrics: &Metrics,
-    stop: &Stop,
-    when: When,
-) -> Result<(), RunError> {
-    release(compaction, metrics, clock::now())?;
-    match when {
-        When::Once => compaction.look()?,
-        When::Following | When::Retrying => compaction.look_patiently()?,
+impl Compactor<'_> {
+    /// Compacts what there is.
+    pub fn once(self) -> Result<Outcome, RunError> {
+        let data = &self.settings.folders.data;
+        if storage::is_dir(data) && !StateFolder::is_settled(data) && self.has_no_log()? {
+            return Ok(Outcome::NoLog);
+        }
+        let state = StateFolder::take(data)?;
+        let mut compaction = self.open(&state)?;
+        self.metrics.opened(&compaction);
+        compaction.begin_showing()?;
+        if compaction.commit().is_none() && self.has_no_log()? {
+            return Ok(Outcome::NoLog);
+        }
+        if let Err(error) = self.pass(&mut compaction, When::Once) {
+            if !error.is_damaged_index() {
+                return Err(error);
+            }
+            tracing::warn!("{}: it is made again from events", chain(&error));
+            Compaction::discard_index(compaction.config());
+            compaction = self.open(&state)?;
+            compaction.begin_showing()?;
+            self.pass(&mut compaction, When::Once)?;
+        }
+        Ok(Outcome::Done)
     }
-    loop {
-        let until = (when != When::Once).then(|| clock::instant() + settings.running.every.duration());
-        let progress = compaction.read(until, stop.flag())?;
-        let is_last = progress == Progress::AtEnd || stop.is_set();
-        let now = clock::now();
-        compaction.publish(now, stop.is_set() || when == When::Retrying || (when == When::Once && is_last))?;
-        metrics.published(compaction, now);
-        release(compaction, metrics, now)?;
-        if is_last {
+
+    /// Compacts as the log grows, until it is to end.
+    pub fn follow(self) -> Result<(), RunError> {
+        let mut state = None;
+        let mut compaction = None;
+        let mut has_failed = false;
+        loop {
+            let ended = self.follow_once(&mut state, &mut compaction, has_failed);
+            has_failed = ended.is_err();
+            match ended {
+                Err(error) if error.is_unusable() || self.stop.is_set() => return Err(error),
+                Err(error) => {
+                    let text = chain(&error);
+                    tracing::error!("cannot compact, trying again: {text}");
+                    self.metrics.ended(Some(text));
+                    if compaction.is_none() {
+                        // how far it is behind is not known, but that it is
+                        self.metrics.behind(1);
+                    }
+                    if let Some(compaction) = compaction.take().filter(|_| error.is_damaged_index()) {
+                        Compaction::discard_index(compaction.config());
+                    }
+                }
+                Ok(()) => self.metrics.ended(None),
+            }
+            if self.stop.is_set() {
+                return Ok(());
+            }
+            self.rest();
+        }
+    }
+
+    fn follow_once(
+        self,
+        state: &mut Option<StateFolder>,
+        compaction: &mut Option<Compaction>,
+        has_failed: bool,
+    ) -> Result<(), RunError> {
+        let data = &self.settings.folders.data;
+        if !storage::is_dir(data) {
             return Ok(());
         }
-        metrics.behind(compaction.bytes_behind()?);
+        let state = match state {
+            Some(state) => state,
+            None => state.insert(StateFolder::take(data)?),
+        };
+        if compaction.is_none() {
+            if !StateFolder::is_settled(data) && self.has_no_log()? {
+                return Ok(());
+            }
+            let mut opened = self.open(state)?;
+            self.metrics.opened(&opened);
+            opened.begin_showing()?;
+            self.metrics.behind(opened.bytes_behind()?);
+            *compaction = Some(opened);
+        }
+        let compaction = compaction.as_mut().expect("opened just now");
+        // what could not be published is tried again at once: it must not look well while it gathers anew
+        let ended = self.pass(compaction, if has_failed { When::Retrying } else { When::Following });
+        if let Ok(behind) = compaction.bytes_behind() {
+            // after a failure what was read counts for nothing
+            self.metrics.behind(if ended.is_ok() { behind } else { behind.max(1) });
+        }
+        ended
+    }
+
+    /// Reads up to where the log has got, publishing in steps that memory can hold.
+    fn pass(self, compaction: &mut Compaction, when: When) -> Result<(), RunError> {
+        let Self { settings, metrics, stop, watchdog } = self;
+        release(compaction, metrics, clock::now())?;
+        match when {
+            When::Once => compaction.look()?,
+            When::Following | When::Retrying => compaction.look_patiently()?,
+        }
+        loop {
+            watchdog.feed();
+            let until = (when != When::Once).then(|| clock::instant() + settings.running.every.duration());
+            let progress = compaction.read(until, stop.flag())?;
+            let is_last = progress == Progress::AtEnd || stop.is_set();
+            let now = clock::now();
+            compaction.publish(now, stop.is_set() || when == When::Retrying || (when == When::Once && is_last))?;
+            metrics.published(compaction);
+            release(compaction, metrics, now)?;
+            if is_last {
+                compaction.end_showing();
+                return Ok(());
+            }
+            metrics.behind(compaction.bytes_behind()?);
+        }
+    }
+
+    /// Until the next pass, or it is to end.
+    fn rest(self) {
+        let until = clock::instant() + self.settings.running.every.duration();
+        while !self.stop.is_set() && clock::instant() < until {
+            self.watchdog.feed();
+            self.stop.wait(until.saturating_duration_since(clock::instant()).min(self.watchdog.patience()));
+        }
+    }
+
+    fn open(self, state: &StateFolder) -> Result<Compaction, RunError> {
+        let settings = self.settings;
+        let data = &settings.folders.data;
+        let settled = state.settle(data, &settings.out(), settings.by())?;
+        let millis = |period: tallylight_service::Period| Millis::try_from(period.millis()).unwrap_or(Millis::MAX);
+        let config = Config {
+            data: data.clone(),
+            out: settled.out,
+            node: settled.node,
+            by: settled.by,
+            grace: millis(settings.output.grace),
+            retain: millis(settings.output.retain),
+            index_limits: Limits::default(),
+            bounds: Bounds::default(),
+            hour_bytes: usize::try_from(settings.output.max_groups.bytes()).unwrap_or(usize::MAX),
+            watchdog: self.watchdog.clone(),
+            rows: true,
+        };
+        Ok(Compaction::open(config)?)
+    }
+
+    fn has_no_log(self) -> Result<bool, RunError> {
+        let bases = bases(&self.settings.folders.data.join(layout::LOG)).map_err(CompactError::from)?;
+        Ok(bases.is_empty())
     }
 }
 
 fn release(compaction: &Compaction, metrics: &Metrics, now: Millis) -> Result<(), RunError> {
     metrics.released(compaction.release(now)?);
     Ok(())
-}
-
-fn open(settings: &Settings, state: &StateFolder) -> Result<Compaction, RunError> {
-    let data = &settings.folders.data;
-    let settled = state.settle(data, &settings.out(), settings.by())?;
-    let millis = |period: tallylight_service::Period| Millis::try_from(period.millis()).unwrap_or(Millis::MAX);
-    let config = Config {
-        data: data.clone(),
-        out: settled.out,
-        node: settled.node,
-        by: settled.by,
-        grace: millis(settings.output.grace),
-        retain: millis(settings.output.retain),
-        index_limits: Limits::default(),
-        bounds: Bounds::default(),
-        hour_bytes: usize::try_from(settings.output.max_groups.bytes()).unwrap_or(usize::MAX),
-        rows: true,
-    };
-    Ok(Compaction::open(config)?)
-}
-
-fn has_no_log(settings: &Settings) -> Result<bool, RunError> {
-    let bases = bases(&settings.folders.data.join(layout::LOG)).map_err(CompactError::from)?;
-    Ok(bases.is_empty())
 }
 
 /// An error and what caused it, on one line.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
+use tallylight_service::manual::{Completions, Man};
 use tallylight_service::{ByteSize, Period};
 use thiserror::Error;
 
@@ -42,14 +43,22 @@ pub struct Settings {
 /// What to do instead of compacting.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Print events of the log as JSON lines. Needs nothing but the log folder, and may run at any time.
+    /// Print events of the log as JSON lines.
+    ///
+    /// Needs nothing but the log folder, and may run at any time.
     Inspect(Inspect),
-    /// Read the whole log and print each damaged position. Exit code 1 if there is one; what a power cut tore off
-    /// is printed too, and is no damage.
+    /// Read the whole log and print each damaged position.
+    ///
+    /// Exit code 1 if there is one; what a power cut tore off is printed too, and is no damage.
     Verify,
-    /// Print the balance of events from the collector's door to the rows, line by line. Exit code 1 if something does
-    /// not add up. Needs only files (log and output), and may run at any time.
+    /// Print the balance of events from the collector's door to the rows, line by line.
+    ///
+    /// Exit code 1 if something does not add up. Needs only files (log and output), and may run at any time.
     Audit(Audit),
+    /// Print what a shell needs to complete this command line.
+    Completions(Completions),
+    /// Write the manual pages.
+    Man(Man),
 }
 
 /// How `audit` prints.

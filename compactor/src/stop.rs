@@ -22,8 +22,8 @@ struct Shared {
 }
 
 impl Stop {
-    /// One that signals set.
-    pub fn on_signals() -> io::Result<Self> {
+    /// One that signals set, which are told of then.
+    pub fn on_signals(tell: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let stop = Self::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (mut term, mut int) = {
@@ -39,6 +39,7 @@ impl Stop {
                 }
             });
             set.set();
+            tell();
         })?;
         Ok(stop)
     }

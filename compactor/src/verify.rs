@@ -9,6 +9,9 @@ use std::path::Path;
 
 use tallylight_proto::layout;
 use tallylight_proto::record::{self, Record};
+use tallylight_proto::segment::Framed;
+use tallylight_service::Bar;
+use tallylight_service::bar::aside;
 
 use crate::inspect::LookError;
 use crate::ledger_check::LedgerCheck;
@@ -33,15 +36,17 @@ pub struct Findings {
 pub fn verify(data: &Path, mut out: impl Write) -> Result<Findings, LookError> {
     let mut reader = Reader::new(data, Purpose::Look, None);
     reader.look()?;
+    let bar = Bar::start("verifying", reader.bytes_behind()?);
     let mut findings = Findings::default();
     let mut ledger = LedgerCheck::default();
     reader.read(|item| {
+        bar.add(item.bytes());
         match item {
             Item::SetBack { .. } => ledger = LedgerCheck::default(),
             Item::Lost(lost) => {
                 ledger.lost(lost.records);
                 findings.lost(lost);
-                print_lost(&mut out, lost)?;
+                aside(|| print_lost(&mut out, lost))?;
             }
             Item::Record(framed) => match record::decode(framed.payload) {
                 Ok(Record::Event(event)) => {
@@ -53,23 +58,22 @@ pub fn verify(data: &Path, mut out: impl Write) -> Result<Findings, LookError> {
                     if let Some(mismatch) = ledger.check(&entry.counts) {
                         findings.damaged_places += 1;
                         let text = mismatch.text();
-                        writeln!(
-                            out,
-                            "damaged ledger position {} ordinal {}: {text}",
-                            framed.position, framed.ordinal
-                        )?;
+                        let Framed { position, ordinal, .. } = framed;
+                        aside(|| writeln!(out, "damaged ledger position {position} ordinal {ordinal}: {text}"))?;
                     }
                 }
                 Err(error) => {
                     findings.damaged_places += 1;
                     findings.damaged += 1;
                     ledger.lost(1);
-                    writeln!(out, "damaged position {} ordinal {}: {error}", framed.position, framed.ordinal)?;
+                    let Framed { position, ordinal, .. } = framed;
+                    aside(|| writeln!(out, "damaged position {position} ordinal {ordinal}: {error}"))?;
                 }
             },
         }
         Ok::<_, LookError>(ControlFlow::Continue(()))
     })?;
+    drop(bar);
     let Findings { events, ledgers, damaged_places, damaged, torn } = findings;
     writeln!(
         out,

@@ -20,7 +20,6 @@ use tallylight_collector::log::{self, Log, Status};
 use tallylight_collector::phase::{Phase, Watch};
 use tallylight_collector::settings::IpMode;
 use tallylight_collector::sites::Sites;
-use tallylight_collector::stats::WorkerStats;
 use tallylight_collector::watched::Watched;
 use tallylight_proto::keys::Keys;
 use tallylight_proto::layout;
@@ -29,7 +28,7 @@ use tallylight_proto::segment::{Found, Framing, HEADER_LEN, HeaderPage, MIN_CAPA
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::answers;
@@ -94,6 +93,7 @@ impl Front {
             segment_size: MIN_CAPACITY,
             sync_interval: Duration::from_millis(100),
             reserve: 0,
+            watchdog: Default::default(),
         };
         let (log, _) = Log::start(options, |error| panic!("the log: {error}")).expect("a log");
         let (_, sites) = watch::channel(Arc::new(Sites::default()));
@@ -102,30 +102,23 @@ impl Front {
         DOOR.set(Some(Rc::clone(&door)));
         let (set_phase, phase) = watch::channel(Phase::Serving);
         let (_, keys) = watch::channel(Arc::new(redirect_keys()));
-        let shared = Shared {
-            options: Options {
-                peers: Peers::new(vec!["192.0.2.0/24".parse().expect("a network")], IpMode::Keep),
-                demo: true,
-                max_header: 16 * 1024,
-                max_body: 64 * 1024,
-                idle_timeout: Duration::from_secs(10),
-                body_timeout: Duration::from_secs(10),
-            },
-            redirect_keys: Watched::new(keys),
-            door: Rc::clone(&door),
-            stats: Arc::new(WorkerStats::default()),
-            rate_limit: Some(Arc::new(RateLimit::new(1000))),
-            turnstile: Rc::default(),
-            leaving: Rc::default(),
-            phase: Watch::new(phase),
-            accepting: Cell::new(1),
-            ended: Notify::new(),
+        let options = Options {
+            peers: Peers::new(vec!["192.0.2.0/24".parse().expect("a network")], IpMode::Keep),
+            proxy_protocol: false,
+            demo: true,
+            max_header: 16 * 1024,
+            max_body: 64 * 1024,
+            idle_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
         };
+        let mut shared = Shared::new(options, Rc::clone(&door), Arc::default(), Watch::new(phase), 1);
+        shared.redirect_keys = Watched::new(keys);
+        shared.rate_limit = Some(Arc::new(RateLimit::new(1000)));
         let mut runtime = Builder::new_current_thread();
         let runtime = runtime.enable_all().on_thread_park(flush).build_local(LocalOptions::default());
         let runtime = runtime.expect("an event loop");
         for turnstile in [&shared.turnstile, &shared.leaving].map(Rc::clone) {
-            runtime.spawn_local(async move { turnstile.run(1).await });
+            runtime.spawn_local(async move { turnstile.run().await });
         }
         Self {
             runtime,

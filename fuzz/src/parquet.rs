@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use arrow_array::Array;
+use tallylight_compactor::batch::{Fate, Taken};
 use tallylight_compactor::commit::Commit;
 use tallylight_compactor::events::{Events, Pending};
 use tallylight_compactor::groups::{By, Groups, Key};
@@ -19,7 +20,7 @@ use tallylight_compactor::rebuild::rebuild;
 use tallylight_compactor::state_folder::StateFolder;
 use tallylight_compactor::storage;
 use tallylight_proto::beacon::from_query;
-use tallylight_proto::segment::Framed;
+use tallylight_proto::record::{EventView, Fields, encode_event};
 use tallylight_proto::time::Hour;
 use tallylight_proto::{Front, layout};
 use tempfile::TempDir;
@@ -77,9 +78,9 @@ impl Files {
         let hour = Hour::of(NOW);
 
         let hourly = Hourly::new(&out, NODE, &BY);
-        hourly.write(hour, &groups(), COVERED).expect("an hour");
+        hourly.write(vec![(hour, &mut groups(), COVERED)]).expect("an hour");
         let events = Events::new(&out, NODE);
-        events.write(hour, pending()).expect("a part");
+        events.write(&[(hour, pending())], || Ok(()), |error| error).expect("a part");
         let part_path = events.parts(hour).expect("the part").remove(0);
         let commit_path = out.join(layout::WATERMARK).join(layout::watermark_file(NODE));
         Commit { snapshot: Default::default(), complete_through: Some(hour), hours: [(hour, COVERED)].into() }
@@ -112,7 +113,7 @@ impl Files {
     fn load_hour(&self, kind: u8, rest: &[u8]) {
         put(&self.hour_path, &parquet_of(&self.hour, kind, rest));
         if let Ok(loaded) = self.hourly.load(Hour::of(NOW)) {
-            let loaded = loaded.expect("there is a file");
+            let mut loaded = loaded.expect("there is a file");
             // what was read can be published again
             let columns = self.hourly.columns();
             for group in loaded.groups.sorted(columns) {
@@ -134,7 +135,7 @@ impl Files {
 
     fn rebuild_index(&self, kind: u8, rest: &[u8]) {
         put(&self.part_path, &parquet_of(&self.part, kind, rest));
-        let _ = rebuild(&self.folder.path().join("rebuilt"), LIMITS, &self.events, NOW, COVERED);
+        let _ = rebuild(&self.folder.path().join("rebuilt"), LIMITS, &self.events, NOW, COVERED, &Default::default());
     }
 
     fn covered(&self, kind: u8, rest: &[u8]) {
@@ -240,9 +241,12 @@ fn pending() -> Pending {
     let context = bare(Front::Http1, None);
     for n in 0..20_u64 {
         let query = format!("site=s.example&event=click&item={n}&value={n}.5&p={n}");
-        let event = from_query(&query, &context, &mut ids).expect("an event");
-        let record = Framed { position: n * 100, end: n * 100 + 100, ordinal: n, payload: query.as_bytes() };
-        pending.push(&record, &event, n % 3 == 0);
+        let mut payload = Vec::new();
+        encode_event(&from_query(&query, &context, &mut ids).expect("an event"), &mut payload);
+        let fields = Fields::of(&payload).expect("our own record");
+        let event = EventView::new(&payload, &fields);
+        let fate = if n % 3 == 0 { Fate::Bot } else { Fate::Counted };
+        pending.push_all(&[&Taken { position: n * 100, end: n * 100 + 100, event, fate }]);
     }
     pending
 }

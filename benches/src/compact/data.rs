@@ -64,6 +64,7 @@ impl Data {
 
     fn write_log(&self, traffic: &Traffic, events: u64) -> Result<()> {
         let options = Options {
+            watchdog: Default::default(),
             data: self.log.clone(),
             node: NODE.into(),
             segment_size: SEGMENT_SIZE,

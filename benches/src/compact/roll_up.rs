@@ -28,6 +28,7 @@ pub struct Arguments {
 /// Says how many seconds the last step of publishing took: what is read last is seen then.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let config = Config {
+        watchdog: Default::default(),
         data: arguments.data.clone(),
         out: arguments.out.clone(),
         node: NODE.into(),

@@ -6,7 +6,7 @@
 mod contender;
 mod load;
 mod report;
-mod requests;
+pub mod requests;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -4,6 +4,7 @@
 //! itself, and says in `Tallylight-Refused` why it is not what was asked for.
 
 use std::fmt::Display;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -11,11 +12,40 @@ use http_body_util::Full;
 use tallylight_proto::{Refusal, Shed};
 
 static REFUSED: HeaderName = HeaderName::from_static("tallylight-refused");
-static RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+static ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
+/// What every answer says, unless it says otherwise itself.
+static EVERYWHERE: [(HeaderName, HeaderValue); 4] = [
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),
+    (header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Retry-After, Tallylight-Refused")),
+];
+/// The same, written.
+static LINES_EVERYWHERE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut lines = Vec::new();
+    EVERYWHERE.iter().for_each(|(name, value)| put_line(name.as_str(), value.as_bytes(), &mut lines));
+    lines
+});
+/// And to a page whose origin is known.
+static OF_AN_ORIGIN: [(HeaderName, HeaderValue); 2] = [
+    (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true")),
+    (header::VARY, HeaderValue::from_static("Origin")),
+];
 
 /// The smallest GIF that all browsers take: one transparent pixel.
 const PIXEL: &[u8; 43] =
     b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0\x21\xF9\x04\x01\0\0\0\0\x2C\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0\x3B";
+
+/// What an answer is sent with.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// The body stays here.
+    pub is_head: bool,
+    /// The connection ends with it.
+    pub is_last: bool,
+    /// The time, as HTTP writes it.
+    pub date: &'a str,
+}
 
 /// What is answered to one request.
 #[derive(Debug)]
@@ -149,35 +179,9 @@ impl Answer {
     /// The answer as it is sent to a page of this origin. `headers` are the request's, used again for their
     /// memory; with `is_head` the body stays here.
     pub fn into_response(self, mut headers: HeaderMap, is_head: bool) -> Response<Full<Bytes>> {
-        let origin = headers.remove(header::ORIGIN).filter(|_| !self.is_for_everybody);
+        let origin = headers.remove(header::ORIGIN);
         headers.clear();
-        let mut put =
-            |name: HeaderName, value: &'static str| drop(headers.insert(name, HeaderValue::from_static(value)));
-        put(header::CACHE_CONTROL, "no-store");
-        put(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-        put(RESOURCE_POLICY.clone(), "cross-origin");
-        put(header::ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After, Tallylight-Refused");
-        if origin.is_some() {
-            put(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
-            put(header::VARY, "Origin");
-        }
-        if let Some(content_type) = self.content_type {
-            put(header::CONTENT_TYPE, content_type);
-        }
-        if let Some(seconds) = self.retry_after {
-            put(header::RETRY_AFTER, seconds);
-        }
-        for (name, value) in self.extra {
-            put(name.clone(), value);
-        }
-        for (name, value) in self.own {
-            headers.insert(name, value);
-        }
-        let allowed = origin.unwrap_or(const { HeaderValue::from_static("*") });
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-        if let Some(refused) = self.refused {
-            headers.insert(REFUSED.clone(), refused);
-        }
+        self.each_header(origin.as_ref(), |name, value| drop(headers.insert(name.clone(), value.clone())));
         let body = if is_head && self.status != StatusCode::NO_CONTENT {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
             Bytes::new()
@@ -188,6 +192,64 @@ impl Answer {
         *response.status_mut() = self.status;
         *response.headers_mut() = headers;
         response
+    }
+
+    /// The same as it stands on a connection of HTTP/1.1, added to `out`: of an answer to a beacon, which says nothing twice. An
+    /// origin that is no header value is none.
+    pub fn write_http1(&self, origin: Option<&[u8]>, sent: Sent<'_>, out: &mut Vec<u8>) {
+        let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        for part in ["HTTP/1.1 ", self.status.as_str(), " ", reason, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        out.extend_from_slice(&LINES_EVERYWHERE);
+        let mut put = |name: &str, value: &[u8]| put_line(name, value, out);
+        self.each_own_header(origin.as_ref(), |name, value| put(name.as_str(), value.as_bytes()));
+        if self.status != StatusCode::NO_CONTENT {
+            put("content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
+        }
+        put("date", sent.date.as_bytes());
+        if sent.is_last {
+            put("connection", b"close");
+        }
+        out.extend_from_slice(b"\r\n");
+        if !sent.is_head {
+            out.extend_from_slice(&self.body);
+        }
+    }
+
+    /// All headers for a page of this origin but those of the body's length.
+    fn each_header(&self, origin: Option<&HeaderValue>, mut put: impl FnMut(&HeaderName, &HeaderValue)) {
+        EVERYWHERE.iter().for_each(|(name, value)| put(name, value));
+        self.each_own_header(origin, put);
+    }
+
+    /// Those of them that not every answer has.
+    fn each_own_header(&self, origin: Option<&HeaderValue>, mut put: impl FnMut(&HeaderName, &HeaderValue)) {
+        match origin.filter(|_| !self.is_for_everybody) {
+            Some(origin) => {
+                put(&header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+                OF_AN_ORIGIN.iter().for_each(|(name, value)| put(name, value));
+            }
+            None => put(&header::ACCESS_CONTROL_ALLOW_ORIGIN, &ANY_ORIGIN),
+        }
+        if let Some(content_type) = self.content_type {
+            put(&header::CONTENT_TYPE, &HeaderValue::from_static(content_type));
+        }
+        if let Some(seconds) = self.retry_after {
+            put(&header::RETRY_AFTER, &HeaderValue::from_static(seconds));
+        }
+        self.extra.iter().for_each(|(name, value)| put(name, &HeaderValue::from_static(value)));
+        self.own.iter().for_each(|(name, value)| put(name, value));
+        if let Some(refused) = &self.refused {
+            put(&REFUSED, refused);
+        }
+    }
+}
+
+fn put_line(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
     }
 }
 

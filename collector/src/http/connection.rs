@@ -1,5 +1,7 @@
 //! One connection: which protocol it speaks, and for how long.
 //!
+//! Where it comes from a proxy that says so in a header of its own, that is the first to be read.
+//!
 //! The rule kept here: every wait has an end. A peer that says nothing, says half of something, or takes no
 //! answer costs a connection for as long as the settings allow, and no other peer anything.
 //!
@@ -9,30 +11,31 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::Request;
 use http_body_util::Full;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::RecvFlags;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::replay::{AtOnce, Replay, Turn};
-use super::{Caller, Shared, answer};
-use crate::limits::Membership;
+use super::proxy_header::{self, HeaderRefusal, Said};
+use super::replay::{AtOnce, Replay, Turn, WHOLE_TURN};
+use super::{Caller, Shared, answer, whole};
+use crate::limits::{Admitted, Membership};
 
 /// How an HTTP/2 connection begins (RFC 9113, 3.4). No request line of HTTP/1 begins with these three.
 const PREFACE: &[u8] = b"PRI";
-/// What is read at first: most requests whole.
-const FIRST_READ: usize = 2048;
 /// Requests at a time on one HTTP/2 connection: what RFC 9113, 6.5.2, wants at least.
 const STREAMS: u32 = 100;
 /// Streams that a peer may open and reset before they are looked at (CVE-2023-44487): fewer than one read may have.
@@ -43,8 +46,8 @@ const ERROR_RESETS: usize = 128;
 const UNTAKEN: usize = 16;
 /// Answers are small.
 const SEND_BUFFER: usize = 16 * 1024;
-/// How long a connection that has said nothing yet may take to do so while the collector stops.
-const LATE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a connection may take to say something while the collector stops: what it says may be under way.
+pub(super) const LATE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long an idle HTTP/2 connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -56,54 +59,132 @@ pub async fn serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr, memb
 
 async fn try_serve(
     shared: Rc<Shared>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     membership: Rc<Membership>,
 ) -> Result<(), hyper::Error> {
-    let Ok(Some((is_http2, seen))) = sniff(&shared, &stream).await else {
+    let mut beginning = Beginning::new(&shared, &stream);
+    let client = if shared.options.proxy_protocol {
+        // boxed: most collectors have no such proxy, and all connections would have room for it
+        Box::pin(beginning.read_header(peer.ip())).await
+    } else {
+        Some((peer.ip(), Admitted::default()))
+    };
+    let is_http2 = match client {
+        Some(_) => beginning.read(|seen| protocol(seen)).await.unwrap_or_default(),
+        None => None,
+    };
+    let (Some((address, _admitted)), Some(is_http2)) = (client, is_http2) else {
         // before it is dropped
         shared.leaving.pass().await;
         return Ok(());
     };
+    let mut seen = beginning.seen.freeze();
+    let caller = Caller { address, membership };
+    if !is_http2 {
+        match whole::serve(&shared, &mut stream, seen, &caller).await {
+            Some(rest) => seen = rest,
+            None => return Ok(()),
+        }
+    }
     let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile), Rc::clone(&shared.leaving)));
     let at_once = if is_http2 { AtOnce::FEW } else { AtOnce::ALL };
     let io = TokioIo::new(Replay::new(seen, stream, Rc::clone(&turn), at_once));
-    let caller = Caller { address: peer.ip(), membership };
-    if is_http2 { serve_http2(shared, io, caller, turn).await } else { serve_http1(shared, io, caller, turn).await }
+    // boxed: most connections never come to this, and all would have room for it
+    if is_http2 {
+        Box::pin(serve_http2(shared, io, caller, turn)).await
+    } else {
+        Box::pin(serve_http1(shared, io, caller, turn)).await
+    }
 }
 
-/// Reads the first bytes, until they say which protocol this is. None: the peer has gone, or has said nothing
-/// for too long.
-async fn sniff(shared: &Shared, stream: &TcpStream) -> io::Result<Option<(bool, Bytes)>> {
-    let phase = &shared.phase;
-    let mut is_late = !phase.is_serving();
-    let mut deadline = Instant::now() + if is_late { LATE_PATIENCE } else { shared.options.idle_timeout };
-    let mut seen = BytesMut::new();
-    loop {
-        tokio::select! {
-            biased;
-            ready = timeout_at(deadline, stream.readable()) => match ready {
-                Ok(ready) => ready?,
-                Err(_) => return Ok(None),
-            },
-            // what it is about to say may be under way
-            () = phase.is_draining_now(), if !is_late => {
-                is_late = true;
-                deadline = deadline.min(Instant::now() + LATE_PATIENCE);
-                continue;
+/// Whether it is HTTP/2 that begins like this. None if it is too soon to say.
+fn protocol(seen: &[u8]) -> Option<bool> {
+    let is_http2 = seen.starts_with(PREFACE);
+    (is_http2 || !PREFACE.starts_with(seen)).then_some(is_http2)
+}
+
+/// What a connection begins with, and how long that may take.
+struct Beginning<'a> {
+    shared: &'a Shared,
+    stream: &'a TcpStream,
+    /// What was read, and is nobody's yet.
+    seen: BytesMut,
+    deadline: Instant,
+    is_late: bool,
+}
+
+impl<'a> Beginning<'a> {
+    fn new(shared: &'a Shared, stream: &'a TcpStream) -> Self {
+        let is_late = !shared.phase.is_serving();
+        let patience = if is_late { LATE_PATIENCE } else { shared.options.idle_timeout };
+        Self { shared, stream, seen: BytesMut::new(), deadline: Instant::now() + patience, is_late }
+    }
+
+    /// Reads the header in which a proxy says for whom it speaks: that one's address, and that it may have this connection.
+    /// None: it is to be closed, for which reason is counted.
+    async fn read_header(&mut self, proxy: IpAddr) -> Option<(IpAddr, Admitted)> {
+        let client = match self.read(proxy_header::take).await {
+            Ok(Some(Said::Client(client))) => client,
+            Ok(Some(Said::Proxys)) => proxy,
+            Ok(Some(Said::Nonsense)) => return self.refuse(HeaderRefusal::Malformed),
+            // whoever says nothing and goes only wanted to see whether we listen; or it is we who go
+            Ok(None) | Err(_) if self.seen.is_empty() && (self.is_late || Instant::now() < self.deadline) => {
+                return None;
+            }
+            Ok(None) | Err(_) => return self.refuse(HeaderRefusal::Incomplete),
+        };
+        let admitted = self.shared.admit_client(self.stream, client)?;
+        Some((client, admitted))
+    }
+
+    fn refuse<T>(&self, why: HeaderRefusal) -> Option<T> {
+        self.shared.stats.refused_header(why);
+        None
+    }
+
+    /// Reads until something can be made of it. None: the peer has gone, or has said too little for too long.
+    async fn read<T>(&mut self, mut made: impl FnMut(&mut BytesMut) -> Option<T>) -> io::Result<Option<T>> {
+        let Self { shared, stream, .. } = *self;
+        // what most connections are opened for is there already, and need not be waited for
+        let mut is_first = true;
+        loop {
+            if let Some(made) = made(&mut self.seen) {
+                return Ok(Some(made));
+            }
+            let read = {
+                let mut buffer = shared.buffer.borrow_mut();
+                let read = if is_first { read_at_once(stream, &mut buffer) } else { stream.try_read(&mut buffer) };
+                // no memory for those who say nothing
+                read.inspect(|len| self.seen.extend_from_slice(&buffer[..*len]))
+            };
+            is_first = false;
+            match read {
+                Ok(0) => return Ok(None),
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            tokio::select! {
+                biased;
+                ready = timeout_at(self.deadline, stream.readable()) => match ready {
+                    Ok(ready) => ready?,
+                    Err(_) => return Ok(None),
+                },
+                // what it is about to say may be under way
+                () = shared.phase.is_draining_now(), if !self.is_late => {
+                    self.is_late = true;
+                    self.deadline = self.deadline.min(Instant::now() + LATE_PATIENCE);
+                }
             }
         }
-        // no memory for those who say nothing
-        seen.reserve(FIRST_READ);
-        match stream.try_read_buf(&mut seen) {
-            Ok(0) => return Ok(None),
-            Ok(_) if seen.starts_with(PREFACE) => return Ok(Some((true, seen.freeze()))),
-            Ok(_) if !PREFACE.starts_with(&seen) => return Ok(Some((false, seen.freeze()))),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
     }
+}
+
+/// Reads without asking whether there is something to read, which takes a look at all sockets.
+fn read_at_once(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let (read, _) = rustix::net::recv(stream, buffer, RecvFlags::DONTWAIT)?;
+    Ok(read)
 }
 
 type Io = TokioIo<Replay<TcpStream>>;
@@ -111,10 +192,12 @@ type Io = TokioIo<Replay<TcpStream>>;
 async fn serve_http1(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>) -> Result<(), hyper::Error> {
     let options = &shared.options;
     let service = service_fn(|request| {
-        let answer = answer(Rc::clone(&shared), caller.clone(), request);
+        let taken = of_a_turn(&request);
+        // here, so that waiting for its turn is a part of how long a request took
+        let answer = answer(Rc::clone(&shared), caller.clone(), request, std::time::Instant::now());
         let turn = Rc::clone(&turn);
         async move {
-            turn.end_if_used().await;
+            turn.end_if_used(taken).await;
             Ok::<_, Infallible>(answer.await)
         }
     });
@@ -133,6 +216,11 @@ async fn serve_http1(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
     tokio::select! {
         result = connection.as_mut() => result,
         () = shared.phase.is_draining_now() => {
+            // A request that is under way now would find the connection closed, and only the peer could send it again. So
+            // those of the next moment are answered, and each answer says that it is the last.
+            if let Ok(result) = timeout(LATE_PATIENCE, connection.as_mut()).await {
+                return result;
+            }
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -146,15 +234,16 @@ async fn serve_http2(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
     let service = service_fn(|request| {
         let activity = Rc::clone(&activity);
         let room = Rc::clone(&room);
-        let answer = answer(Rc::clone(&shared), caller.clone(), request);
+        let taken = of_a_turn(&request);
+        let (shared, caller, read_at) = (Rc::clone(&shared), caller.clone(), std::time::Instant::now());
         // boxed: an answer that its peer does not take waits without what it took to make it, of which there may be 100
         let turn = Rc::clone(&turn);
         Box::pin(async move {
-            turn.end_if_used().await;
-            let mut place = room.enter().await;
+            turn.end_if_used(taken).await;
+            let (mut place, read_at) = room.enter(read_at).await;
             // not before: a peer that takes nothing is idle, however much it asks for
             let busy = Busy::new(activity);
-            let response = answer.await;
+            let response = answer(shared, caller, request, read_at).await;
             drop(busy);
             place.fill();
             Ok::<_, Infallible>(response.map(|body| Untaken { body, _place: place }))
@@ -177,7 +266,8 @@ async fn serve_http2(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
             connection.as_mut().graceful_shutdown();
             timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
         }
-        () = shared.phase.is_draining_now() => {
+        // those that come when it does already are told at once, and are answered what they have asked by then
+        () = shared.phase.is_draining() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 result = connection => result,
@@ -185,6 +275,18 @@ async fn serve_http2(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
                 () = async { sleep(GOODBYE).await; activity.is_idle_for(GOODBYE).await } => Ok(()),
             }
         }
+    }
+}
+
+/// How much of its connection's turn a request takes.
+///
+/// More than there is, and so a place in the line in any case, where the length of the body is not said: a chunk's
+/// extensions are read byte by byte, 16 KiB of which take as long as a hundred requests.
+fn of_a_turn(request: &Request<Incoming>) -> u32 {
+    match request.body().size_hint().exact() {
+        Some(0) => 1,
+        Some(_) => WHOLE_TURN,
+        None => WHOLE_TURN + 1,
     }
 }
 
@@ -215,12 +317,14 @@ struct Room {
 }
 
 impl Room {
-    /// Returns when another answer may be made.
-    async fn enter(self: &Rc<Self>) -> Place {
+    /// Returns when another answer may be made, with the time from which that counts: while its peer takes nothing, a request
+    /// is not ours to answer.
+    async fn enter(self: &Rc<Self>, mut read_at: std::time::Instant) -> (Place, std::time::Instant) {
         while self.untaken.get() >= UNTAKEN {
             self.freed.notified().await;
+            read_at = std::time::Instant::now();
         }
-        Place { room: Rc::clone(self), is_filled: false }
+        (Place { room: Rc::clone(self), is_filled: false }, read_at)
     }
 }
 
@@ -293,5 +397,31 @@ struct LocalExecutor;
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(future);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_in_which_a_peer_takes_no_answers_is_its_own() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let room = Rc::<Room>::default();
+            let asked_at = std::time::Instant::now();
+            let mut places = Vec::new();
+            for _ in 0..UNTAKEN {
+                let (mut place, from) = room.enter(asked_at).await;
+                assert_eq!(from, asked_at);
+                place.fill();
+                places.push(place);
+            }
+            let mut waits = pin!(room.enter(asked_at));
+            assert!(waits.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+            let taken_at = std::time::Instant::now();
+            drop(places.pop());
+            assert!(waits.await.1 >= taken_at);
+        });
     }
 }

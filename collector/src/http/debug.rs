@@ -33,9 +33,9 @@ pub(super) fn is_wanted(query: &str) -> bool {
 /// Answers `200`, also where the beacon itself would be refused.
 pub(super) fn answer(shared: &Shared, facts: &Facts<'_>) -> Answer {
     let context = facts.context();
-    let looked = shared.door.look(facts.query, &context);
+    let looked = shared.door.look(beacon::Query::of(facts.query), &context);
     let refused = match &looked {
-        _ if facts.is_speculative() => Some(Refused {
+        _ if facts.heard.is_speculative => Some(Refused {
             reason: Refusal::Speculative.label(),
             detail: "the browser only prepares a visit that may never come".into(),
         }),

@@ -1,10 +1,11 @@
 //! The HTTP front: requests in, beacons to the door, answers out.
 //!
 //! ```text
-//!  connection ──▶ answer ─┬─ GET  /api/beacon ──▶ pixel ─┬─▶ door
-//!                         ├─ POST /api/beacon ──▶ post ──┘
-//!                         ├─ GET  /r          ──▶ redirect ──▶ door
-//!                         └─ OPTIONS, /beacon.js, /demo/, whatever else
+//!  connection ─┬──────▶ whole ───▶ beacon         (behind a PROXY header, if that is asked for)
+//!              └─ hyper ▶ answer ─┬─ beacon ─┬─ GET  /api/beacon ──▶ pixel ─┬─▶ door
+//!                                 │          └─ POST /api/beacon ──▶ post ──┘
+//!                                 ├─ GET  /r          ──▶ redirect ──▶ door
+//!                                 └─ OPTIONS, /beacon.js, /demo/, whatever else
 //! ```
 //!
 //! The rule kept here: a request for a beacon or a redirect reaches the door exactly once; any other request never does.
@@ -13,37 +14,44 @@
 
 mod answer;
 mod connection;
+mod date;
 mod debug;
 mod demo;
+mod heard;
 mod html;
 mod payload;
 mod peer;
 mod pixel;
 mod post;
+mod proxy_header;
 mod redirect;
 mod replay;
 mod script;
+mod whole;
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
+use socket2::SockRef;
 use tallylight_proto::beacon::Context;
 use tallylight_proto::keys::Keys;
 use tallylight_proto::{Front, Refusal, Shed};
-use tokio::sync::Notify;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::door::Door;
-use crate::limits::{Membership, RateLimit};
+use crate::limits::{Admitted, ConnectionLimit, Membership, RateLimit};
 use crate::phase::Watch;
 use crate::stats::WorkerStats;
 use crate::turnstile::Turnstile;
@@ -51,15 +59,20 @@ use crate::watched::Watched;
 use tallylight_host::clock;
 
 pub use connection::serve;
+pub use heard::Heard;
 pub use peer::Peers;
+pub use proxy_header::HeaderRefusal;
 
 use answer::Answer;
+use date::Date;
 
 /// What the front must know of the settings.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Whose address is believed and how much of it is kept.
     pub peers: Peers,
+    /// Whether each connection is a trusted proxy's, and begins with a PROXY header.
+    pub proxy_protocol: bool,
     /// Whether `/demo/` is there.
     pub demo: bool,
     /// Bytes of a request's head.
@@ -72,7 +85,24 @@ pub struct Options {
     pub body_timeout: Duration,
 }
 
-/// Whose connection a request came over.
+#[cfg(test)]
+impl Options {
+    /// For tests that send no requests.
+    pub fn for_tests() -> Self {
+        let patience = Duration::from_secs(60);
+        Self {
+            peers: Peers::new(Vec::new(), crate::settings::IpMode::Keep),
+            proxy_protocol: false,
+            demo: false,
+            max_header: 0,
+            max_body: 0,
+            idle_timeout: patience,
+            body_timeout: patience,
+        }
+    }
+}
+
+/// Whose connection a request came over: the peer's, or the client's for whom that speaks in a PROXY header.
 #[derive(Clone)]
 struct Caller {
     address: IpAddr,
@@ -87,6 +117,8 @@ pub struct Shared {
     pub redirect_keys: Watched<Keys>,
     /// How many tokens a peer may use up, of all workers.
     pub rate_limit: Option<Arc<RateLimit>>,
+    /// How many connections a peer may have, of all workers.
+    pub peer_limit: Option<Arc<ConnectionLimit>>,
     /// Where what is more than a connection's turn waits for another one.
     pub turnstile: Rc<Turnstile>,
     /// Where connections that end wait for that.
@@ -99,8 +131,64 @@ pub struct Shared {
     pub phase: Watch,
     /// Sockets that are accepted or received on.
     pub accepting: Cell<usize>,
+    /// Connections that are open since before the collector was told to stop.
+    pub early: Cell<usize>,
     /// Told when a connection, or the accepting or receiving on a socket, has ended.
     pub ended: Notify,
+    /// Where requests are read into that come whole, one after another.
+    buffer: RefCell<Box<[u8]>>,
+    /// Memory for their answers.
+    answers: Cell<Vec<u8>>,
+    date: Date,
+}
+
+impl Shared {
+    /// What begins to serve, without keys and limits. `sockets` are accepted or received on.
+    pub fn new(options: Options, door: Rc<Door>, stats: Arc<WorkerStats>, phase: Watch, sockets: usize) -> Self {
+        Self {
+            options,
+            redirect_keys: Watched::new(watch::channel(Arc::default()).1),
+            rate_limit: None,
+            peer_limit: None,
+            turnstile: Rc::default(),
+            leaving: Rc::default(),
+            door,
+            stats,
+            phase,
+            accepting: Cell::new(sockets),
+            early: Cell::default(),
+            ended: Notify::new(),
+            buffer: RefCell::new(vec![0; whole::READ].into()),
+            answers: Cell::default(),
+            date: Date::default(),
+        }
+    }
+
+    /// Whether this connection is one to be served, as far as its peer's address says.
+    pub fn admit(&self, stream: &TcpStream, peer: IpAddr) -> Option<Admitted> {
+        if !self.options.proxy_protocol {
+            return self.admit_client(stream, peer);
+        }
+        // whose it is will stand in its header
+        let is_proxy = self.options.peers.trusts(peer);
+        if !is_proxy {
+            self.stats.refused_header(HeaderRefusal::Address);
+        }
+        is_proxy.then(Admitted::default)
+    }
+
+    /// Whether a client may have another connection. If not, this one is reset: a word of why would have to wait until all
+    /// that was sent is read, or it would be lost, and so would cost what the limit is to save.
+    fn admit_client(&self, stream: &TcpStream, client: IpAddr) -> Option<Admitted> {
+        let Some(limit) = &self.peer_limit else { return Some(Admitted::default()) };
+        let admitted = limit.admit(client);
+        if admitted.is_none() {
+            self.stats.over_peer_limit.add(1);
+            // if it fails, the connection is closed in the usual way
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        admitted
+    }
 }
 
 static BEACON_METHODS: [(HeaderName, &str); 1] = [(header::ALLOW, "GET, HEAD, POST, OPTIONS")];
@@ -113,30 +201,26 @@ static PREFLIGHT: [(HeaderName, &str); 3] = [
     (header::ACCESS_CONTROL_MAX_AGE, "86400"),
 ];
 
-static SEC_GPC: HeaderName = HeaderName::from_static("sec-gpc");
-static SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
-static PURPOSE: HeaderName = HeaderName::from_static("purpose");
-static X_MOZ: HeaderName = HeaderName::from_static("x-moz");
-
-/// Answers one request.
-async fn answer(shared: Rc<Shared>, caller: Caller, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let started = std::time::Instant::now();
-    caller.membership.speaks(started);
+/// Answers one request, whose head was read at this time.
+async fn answer(
+    shared: Rc<Shared>,
+    caller: Caller,
+    request: Request<Incoming>,
+    read_at: std::time::Instant,
+) -> Response<Full<Bytes>> {
+    caller.membership.speaks(read_at);
     let peer = caller.address;
     let (parts, mut body) = request.into_parts();
-    let deadline = Instant::from_std(started) + shared.options.body_timeout;
+    let deadline = Instant::from_std(read_at) + shared.options.body_timeout;
     let answer = route(&shared, peer, &parts, &mut body, deadline).await;
-    let is_http1 = parts.version < Version::HTTP_2;
-    let must_close = !is_read(&shared, &parts, &mut body, deadline).await && is_http1;
+    let front = front(&parts);
+    // the last answer says so: a peer that knows sends nothing more into a connection that ends
+    let is_last = !is_read(&shared, &parts, &mut body, deadline).await || !shared.phase.is_serving();
 
     let is_head = parts.method == Method::HEAD;
-    let timing = if is_http1 { &shared.stats.http1 } else { &shared.stats.http2 };
-    timing.record(started.elapsed());
-    if let Some(answers) = shared.stats.answers.get(usize::from(answer.class()).wrapping_sub(2)) {
-        answers.add(1);
-    }
+    shared.stats.answered(front, read_at, answer.class());
     let mut response = answer.into_response(parts.headers, is_head);
-    if must_close {
+    if is_last && front == Front::Http1 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -157,33 +241,46 @@ async fn is_read(shared: &Shared, parts: &Parts, body: &mut Incoming, deadline: 
     }
 }
 
+/// A request's head, whichever parser read it.
+struct Head<'a> {
+    method: Method,
+    path: &'a str,
+    query: &'a str,
+    front: Front,
+    /// Bytes of path and query.
+    uri_len: usize,
+    heard: Heard<'a>,
+}
+
+impl<'a> Head<'a> {
+    fn of(parts: &'a Parts) -> Self {
+        Self {
+            method: parts.method.clone(),
+            path: parts.uri.path(),
+            query: parts.uri.query().unwrap_or_default(),
+            front: front(parts),
+            uri_len: parts.uri.path_and_query().map_or(0, |uri| uri.as_str().len()),
+            heard: Heard::of(&parts.headers),
+        }
+    }
+
+    fn is_get(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
+    }
+}
+
 async fn route(shared: &Shared, peer: IpAddr, parts: &Parts, body: &mut Incoming, deadline: Instant) -> Answer {
-    let method = &parts.method;
-    let is_get = matches!(*method, Method::GET | Method::HEAD);
-    let over_rate = over_rate(shared, peer, &parts.headers);
-    match over_rate {
-        // whoever follows a link is a person
-        Some(reason) if parts.uri.path() != "/r" => return not_looked_into(shared, parts, reason),
-        _ => {}
-    }
-    if head_len(parts) > shared.options.max_header {
-        return large_head(shared, parts);
-    }
-    match parts.uri.path() {
-        path @ ("/api/beacon" | "/pixel.gif") => match *method {
-            Method::GET | Method::HEAD => {
-                let facts = Facts::of(shared, peer, parts);
-                pixel::answer(shared, &facts, *method == Method::HEAD)
-            }
-            Method::POST if path == "/api/beacon" => {
-                let facts = Facts::of(shared, peer, parts);
-                post::answer(shared, &facts, body, deadline).await
-            }
-            Method::OPTIONS => Answer::no_content().with(&PREFLIGHT),
-            _ if path == "/api/beacon" => wrong_method(&BEACON_METHODS),
-            _ => wrong_method(&PIXEL_METHODS),
-        },
-        "/r" if is_get => redirect::answer(shared, &Facts::of(shared, peer, parts), *method == Method::HEAD, over_rate),
+    let head = Head::of(parts);
+    let over_rate = match gate(shared, peer, &head) {
+        ControlFlow::Continue(over_rate) => over_rate,
+        ControlFlow::Break(answer) => return answer,
+    };
+    let is_get = head.is_get();
+    match head.path {
+        "/api/beacon" | "/pixel.gif" => beacon(shared, peer, &head, body, deadline).await,
+        "/r" if is_get => {
+            redirect::answer(shared, &Facts::of(shared, peer, &head), head.method == Method::HEAD, over_rate)
+        }
         "/r" => wrong_method(&PAGE_METHODS),
         path => {
             let page = if shared.options.demo { demo::answer(shared, parts) } else { None };
@@ -196,50 +293,79 @@ async fn route(shared: &Shared, peer: IpAddr, parts: &Parts, body: &mut Incoming
     }
 }
 
+/// What comes first: a token, and whether the head is as small as it should be. What is let in though its sender has no token
+/// left is told why it had better not be.
+fn gate(shared: &Shared, peer: IpAddr, head: &Head<'_>) -> ControlFlow<Answer, Option<Shed>> {
+    let over_rate = over_rate(shared, peer, &head.heard);
+    match over_rate {
+        // whoever follows a link is a person
+        Some(reason) if head.path != "/r" => ControlFlow::Break(not_looked_into(shared, head, reason)),
+        _ if head.heard.len + head.uri_len > shared.options.max_header => ControlFlow::Break(large_head(shared, head)),
+        _ => ControlFlow::Continue(over_rate),
+    }
+}
+
+/// What is asked of `/api/beacon` or `/pixel.gif`.
+async fn beacon<B: Body<Data = Bytes> + Unpin>(
+    shared: &Shared,
+    peer: IpAddr,
+    head: &Head<'_>,
+    body: &mut B,
+    deadline: Instant,
+) -> Answer {
+    let takes_bodies = head.path == "/api/beacon";
+    match head.method {
+        Method::GET | Method::HEAD => get(shared, peer, head),
+        Method::POST if takes_bodies => post::answer(shared, &Facts::of(shared, peer, head), body, deadline).await,
+        Method::OPTIONS => Answer::no_content().with(&PREFLIGHT),
+        _ if takes_bodies => wrong_method(&BEACON_METHODS),
+        _ => wrong_method(&PIXEL_METHODS),
+    }
+}
+
+/// A GET or HEAD of either.
+fn get(shared: &Shared, peer: IpAddr, head: &Head<'_>) -> Answer {
+    pixel::answer(shared, &Facts::of(shared, peer, head), head.method == Method::HEAD)
+}
+
 /// A token for a request. Why it is not answered, if its sender has none left.
-fn over_rate(shared: &Shared, peer: IpAddr, headers: &HeaderMap) -> Option<Shed> {
+fn over_rate(shared: &Shared, peer: IpAddr, heard: &Heard<'_>) -> Option<Shed> {
     let limit = shared.rate_limit.as_ref()?;
     // for whom a trusted proxy speaks without saying so cannot be limited
-    let client = shared.options.peers.client(peer, headers)?;
+    let client = shared.options.peers.client(peer, heard)?;
     (!limit.take(client)).then_some(Shed::Rate)
 }
 
 /// What has no token is answered for its head alone: a beacon is one event, whatever its body has.
-fn not_looked_into(shared: &Shared, parts: &Parts, reason: Shed) -> Answer {
+fn not_looked_into(shared: &Shared, head: &Head<'_>, reason: Shed) -> Answer {
     let reason = shared.door.would_shed().unwrap_or(reason);
     let answer = Answer::shed(reason);
-    match (parts.uri.path(), &parts.method) {
+    match (head.path, &head.method) {
         ("/api/beacon" | "/pixel.gif", &Method::GET) => {
-            if !debug::is_wanted(parts.uri.query().unwrap_or_default()) {
-                shared.door.shed(front(parts), reason);
+            if !debug::is_wanted(head.query) {
+                shared.door.shed(head.front, reason);
             }
             answer.with_pixel()
         }
         ("/api/beacon", &Method::POST) => {
-            shared.door.shed(front(parts), reason);
+            shared.door.shed(head.front, reason);
             answer
         }
         _ => answer,
     }
 }
 
-/// The bytes of a request's head, but for a few between them.
-fn head_len(parts: &Parts) -> usize {
-    let uri = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
-    parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() + uri
-}
-
-fn large_head(shared: &Shared, parts: &Parts) -> Answer {
+fn large_head(shared: &Shared, head: &Head<'_>) -> Answer {
     let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     let line = format_args!("the head is larger than {} bytes", shared.options.max_header).to_string();
     let answer = Answer::refused(status, Refusal::TooLarge.label(), line);
-    match (parts.uri.path(), &parts.method) {
+    match (head.path, &head.method) {
         ("/api/beacon" | "/pixel.gif", &Method::GET) => {
-            shared.door.refuse(front(parts), Refusal::TooLarge);
+            shared.door.refuse(head.front, Refusal::TooLarge);
             answer.with_pixel()
         }
         ("/api/beacon", &Method::POST) | ("/r", &Method::GET) => {
-            shared.door.refuse(front(parts), Refusal::TooLarge);
+            shared.door.refuse(head.front, Refusal::TooLarge);
             answer
         }
         _ => answer,
@@ -261,7 +387,7 @@ fn wrong_method(allowed: &'static [(HeaderName, &'static str); 1]) -> Answer {
 
 /// What a request says beside its body, as text.
 struct Facts<'a> {
-    headers: &'a HeaderMap,
+    heard: &'a Heard<'a>,
     peer: IpAddr,
     query: &'a str,
     front: Front,
@@ -272,23 +398,21 @@ struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    fn of(shared: &Shared, peer: IpAddr, parts: &'a Parts) -> Self {
-        let headers = &parts.headers;
+    fn of(shared: &Shared, peer: IpAddr, head: &'a Head<'_>) -> Self {
+        let heard = &head.heard;
         Self {
-            headers,
+            heard,
             peer,
-            query: parts.uri.query().unwrap_or_default(),
-            front: front(parts),
-            ip: shared.options.peers.visitor(peer, headers),
-            referer: text(headers, &header::REFERER),
-            origin: text(headers, &header::ORIGIN),
-            user_agent: text(headers, &header::USER_AGENT),
+            query: head.query,
+            front: head.front,
+            ip: shared.options.peers.visitor(peer, heard),
+            referer: text(heard.referer),
+            origin: text(heard.origin),
+            user_agent: text(heard.user_agent),
         }
     }
 
     fn context(&self) -> Context<'_> {
-        // said once is enough
-        let is_one = |name| self.headers.get_all(name).iter().any(|value| value.as_bytes() == b"1");
         Context {
             received_at: clock::now(),
             front: self.front,
@@ -297,32 +421,23 @@ impl<'a> Facts<'a> {
             origin: &self.origin,
             user_agent: &self.user_agent,
             number: None,
-            private: is_one(&SEC_GPC) || is_one(&header::DNT),
+            private: self.heard.is_private,
         }
     }
 
     /// Its sender pays for so much beside the request itself.
     fn charge(&self, shared: &Shared, tokens: u64) {
         if let Some(limit) = &shared.rate_limit
-            && let Some(client) = shared.options.peers.client(self.peer, self.headers)
+            && let Some(client) = shared.options.peers.client(self.peer, self.heard)
         {
             limit.charge(client, tokens);
         }
     }
-
-    /// Whether a browser only guesses that its user will want this.
-    fn is_speculative(&self) -> bool {
-        [&SEC_PURPOSE, &PURPOSE, &X_MOZ].iter().flat_map(|name| self.headers.get_all(*name)).any(|value| {
-            let value = value.as_bytes().to_ascii_lowercase();
-            let says = |word: &[u8]| value.windows(word.len()).any(|window| window == word);
-            says(b"prefetch") || says(b"prerender")
-        })
-    }
 }
 
 /// A header as text; bytes that are not UTF-8 become U+FFFD.
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Cow<'a, str> {
-    let Some(value) = headers.get(name) else { return Cow::Borrowed("") };
+fn text(value: Option<&[u8]>) -> Cow<'_, str> {
+    let Some(value) = value else { return Cow::Borrowed("") };
     // asked first because it is faster where the answer is yes
-    str::from_utf8(value.as_bytes()).map_or_else(|_| String::from_utf8_lossy(value.as_bytes()), Cow::Borrowed)
+    str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
 }

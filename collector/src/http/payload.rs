@@ -8,13 +8,13 @@ use std::io::{self, BufRead, Read};
 
 use bytes::{Buf, Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
-use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use tallylight_proto::Front;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
+use super::heard::ascii;
 use crate::turnstile::Turnstile;
 
 /// What a body may be when decompressed.
@@ -69,9 +69,8 @@ impl PayloadError {
 }
 
 /// What a request says its body is packed in; none if that is not known here.
-pub fn encoding(headers: &HeaderMap) -> Option<Encoding> {
-    let values = headers.get_all(header::CONTENT_ENCODING).iter();
-    let mut names = values.flat_map(|value| value.to_str().unwrap_or("?").split(',')).map(str::trim);
+pub fn encoding(content_encoding: &[&[u8]]) -> Option<Encoding> {
+    let mut names = content_encoding.iter().flat_map(|value| ascii(value).unwrap_or("?").split(',')).map(str::trim);
     names.try_fold(Encoding::Identity, |so_far, name| {
         let is_gzip = ["gzip", "x-gzip"].iter().any(|known| name.eq_ignore_ascii_case(known));
         match so_far {
@@ -83,7 +82,7 @@ pub fn encoding(headers: &HeaderMap) -> Option<Encoding> {
 }
 
 /// Whether a body says of itself that it is larger than this.
-pub fn is_declared_larger(body: &Incoming, limit: u64) -> bool {
+pub fn is_declared_larger(body: &impl Body, limit: u64) -> bool {
     body.size_hint().lower() > limit
 }
 
@@ -91,7 +90,12 @@ pub fn is_declared_larger(body: &Incoming, limit: u64) -> bool {
 ///
 /// # Errors
 /// If it is larger, or does not come whole in time.
-pub async fn read(body: &mut Incoming, front: Front, limit: u64, deadline: Instant) -> Result<Bytes, PayloadError> {
+pub async fn read<B: Body<Data = Bytes> + Unpin>(
+    body: &mut B,
+    front: Front,
+    limit: u64,
+    deadline: Instant,
+) -> Result<Bytes, PayloadError> {
     if is_declared_larger(body, limit) {
         return Err(PayloadError::TooLarge { limit, is_decoded: false });
     }
@@ -244,11 +248,8 @@ mod tests {
     #[test]
     fn gzip_and_identity_are_known_and_nothing_else() {
         let of = |values: &[&str]| {
-            let mut headers = HeaderMap::new();
-            for value in values {
-                headers.append(header::CONTENT_ENCODING, value.parse().unwrap());
-            }
-            encoding(&headers)
+            let values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
+            encoding(&values)
         };
         for values in [&[] as &[&str], &["identity"], &[""]] {
             assert_eq!(of(values), Some(Encoding::Identity), "{values:?}");

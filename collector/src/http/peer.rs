@@ -5,12 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 
+use super::heard::{Heard, ascii};
 use crate::settings::IpMode;
-
-static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// How visitors' addresses are found and kept.
 #[derive(Clone, Debug)]
@@ -26,27 +24,27 @@ impl Peers {
     }
 
     /// The visitor's address as it is kept, for a request that came from `peer`.
-    pub fn visitor(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    pub fn visitor(&self, peer: IpAddr, heard: &Heard<'_>) -> Option<IpAddr> {
         match self.mode {
             IpMode::Drop => None,
-            IpMode::Keep => self.find(peer.to_canonical(), headers),
-            IpMode::Truncate => self.find(peer.to_canonical(), headers).map(truncated),
+            IpMode::Keep => self.find(peer.to_canonical(), heard),
+            IpMode::Truncate => self.find(peer.to_canonical(), heard).map(truncated),
         }
     }
 
     /// The visitor's address, all of it, to know one from another and for nothing else. None if nobody says it.
-    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
-        self.find(peer.to_canonical(), headers)
+    pub fn client(&self, peer: IpAddr, heard: &Heard<'_>) -> Option<IpAddr> {
+        self.find(peer.to_canonical(), heard)
     }
 
     /// The nearest address that is no trusted proxy's. None if a trusted proxy does not say, in words that
     /// can be read, whom it speaks for.
-    fn find(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    fn find(&self, peer: IpAddr, heard: &Heard<'_>) -> Option<IpAddr> {
         if !self.trusts(peer) {
             return Some(peer);
         }
         let mut nearest = peer;
-        for hop in hops(headers).into_iter().rev() {
+        for hop in hops(heard).into_iter().rev() {
             nearest = hop?;
             if !self.trusts(nearest) {
                 break;
@@ -55,18 +53,23 @@ impl Peers {
         Some(nearest)
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Whether it is a trusted proxy's.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
         self.trusted.iter().any(|network| network.contains(&address))
     }
 }
 
 /// What the proxies say, the nearest one last.
-fn hops(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let texts = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default());
-    if headers.contains_key(header::FORWARDED) {
-        return texts(&header::FORWARDED).flat_map(forwarded).collect();
+fn hops(heard: &Heard<'_>) -> Vec<Option<IpAddr>> {
+    if heard.forwarded.is_empty() {
+        return texts(&heard.x_forwarded_for).flat_map(|text| text.split(',')).map(address).collect();
     }
-    texts(&X_FORWARDED_FOR).flat_map(|text| text.split(',')).map(address).collect()
+    texts(&heard.forwarded).flat_map(forwarded).collect()
+}
+
+fn texts<'a>(lines: &[&'a [u8]]) -> impl Iterator<Item = &'a str> {
+    lines.iter().map(|line| ascii(line).unwrap_or_default())
 }
 
 /// The `for` of each element of `Forwarded` (<https://www.rfc-editor.org/rfc/rfc7239#section-4>).
@@ -124,12 +127,8 @@ mod tests {
     }
 
     fn kept(peers: &Peers, peer: &str, headers: &[(&'static str, &str)]) -> Option<String> {
-        let pair = |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
-        let mut map = HeaderMap::new();
-        headers.iter().map(pair).for_each(|(name, value)| {
-            map.append(name, value);
-        });
-        peers.visitor(peer.parse().unwrap(), &map).map(|address| address.to_string())
+        let heard = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        peers.visitor(peer.parse().unwrap(), &heard).map(|address| address.to_string())
     }
 
     #[test]

@@ -9,11 +9,12 @@ use tallylight_proto::{Refusal, beacon};
 
 /// Answers a GET, or with `is_head` what a GET would be answered, without an event.
 pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool) -> Answer {
-    if debug::is_wanted(facts.query) {
+    let query = beacon::Query::of(facts.query);
+    if query.wants_debug() {
         shared.stats.debug.add(u64::from(!is_head));
         return debug::answer(shared, facts);
     }
-    if facts.is_speculative() {
+    if facts.heard.is_speculative {
         if !is_head {
             shared.door.refuse(facts.front, Refusal::Speculative);
         }
@@ -24,9 +25,9 @@ pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool) -> Answe
         let refusal = |reject: beacon::Reject| Answer::refusal(reject.reason(), reject).with_pixel();
         let shed = shared.door.would_shed();
         let taken = |_| shed.map_or_else(Answer::pixel, |reason| Answer::shed(reason).with_pixel());
-        return shared.door.look(facts.query, &context).map_or_else(refusal, taken);
+        return shared.door.look(query, &context).map_or_else(refusal, taken);
     }
-    match shared.door.pixel(facts.query, &context) {
+    match shared.door.pixel(query, &context) {
         Outcome::Taken => Answer::pixel(),
         Outcome::Refused(reject) => Answer::refusal(reject.reason(), reject).with_pixel(),
         Outcome::Shed(reason) => Answer::shed(reason).with_pixel(),

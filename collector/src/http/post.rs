@@ -4,8 +4,9 @@
 //! default: the death of the collector; `ack=synced`: a power cut). A body that never came whole has not reached
 //! the door and is no event; one that came and cannot be read is one received and one refused.
 
-use http::{HeaderName, StatusCode, header};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::body::Body as HttpBody;
 use tallylight_proto::beacon::{self, Body, Entries};
 use tallylight_proto::{Front, Refusal, Shed};
 use tokio::time::Instant;
@@ -16,24 +17,26 @@ use super::{Facts, Shared, text};
 use crate::door::{Ack, Posted};
 use crate::log::Level;
 
-static PING_FROM: HeaderName = HeaderName::from_static("ping-from");
-static PING_TO: HeaderName = HeaderName::from_static("ping-to");
-
 /// A body of more events is judged in pieces.
 const AT_ONCE: u64 = 32;
 
 /// Answers a POST.
-pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incoming, deadline: Instant) -> Answer {
+pub(super) async fn answer<B: HttpBody<Data = Bytes> + Unpin>(
+    shared: &Shared,
+    facts: &Facts<'_>,
+    body: &mut B,
+    deadline: Instant,
+) -> Answer {
     let level = match beacon::parameter(facts.query, "ack").as_deref() {
         None | Some("" | "logged") => Ok(Level::Logged),
         Some("synced") => Ok(Level::Synced),
         Some(_) => Err((Refusal::Malformed, "ack is neither logged nor synced")),
     };
-    let level = match facts.is_speculative() {
+    let level = match facts.heard.is_speculative {
         true => Err((Refusal::Speculative, "the browser only prepares a visit that may never come")),
         false => level,
     };
-    let Some(encoding) = payload::encoding(facts.headers) else {
+    let Some(encoding) = payload::encoding(&facts.heard.content_encoding) else {
         shared.door.refuse(facts.front, Refusal::Type);
         return Answer::refusal(Refusal::Type, "the content encoding is neither gzip nor identity");
     };
@@ -64,8 +67,8 @@ pub(super) async fn answer(shared: &Shared, facts: &Facts<'_>, body: &mut Incomi
             };
         }
     };
-    let (content_type, ping_from, ping_to) =
-        (text(facts.headers, &header::CONTENT_TYPE), text(facts.headers, &PING_FROM), text(facts.headers, &PING_TO));
+    let heard = facts.heard;
+    let (content_type, ping_from, ping_to) = (text(heard.content_type), text(heard.ping_from), text(heard.ping_to));
     let entries = Entries::of(Body {
         content_type: &content_type,
         query: facts.query,

@@ -33,7 +33,7 @@ pub(super) fn answer(shared: &Shared, facts: &Facts<'_>, is_head: bool, over_rat
             shared.door.refuse(facts.front, reason);
         }
     };
-    if facts.is_speculative() {
+    if facts.heard.is_speculative {
         refuse(Refusal::Speculative);
         let line = "a visit that may never come is not redirected, the visit itself is";
         return Answer::refused(StatusCode::SERVICE_UNAVAILABLE, Refusal::Speculative.label(), line);

@@ -2,8 +2,8 @@
 //! its reader's turns short.
 //!
 //! The rule kept here: a peer that always has more to read costs the others its turn and no more. A read that takes as much
-//! as may be read at a time is the last one of a turn; what follows it, and a request that came together with the one before
-//! it ([`Turn::end_if_used`]), pass the worker's turnstile. The end of a connection, which takes longer than most
+//! as may be read at a time is the last one of a turn; what follows it, and requests that are more than a turn's worth of one read
+//! ([`Turn::end_if_used`]), pass the worker's turnstile. The end of a connection, which takes longer than most
 //! requests, passes another one: thousands may end at once, and as many as are let in must be let out. What keeps a thread busy is read somewhere, so it is here, too,
 //! that the door is asked to send what waits although the thread never parks.
 
@@ -53,10 +53,15 @@ impl AtOnce {
     }
 }
 
-/// A connection's turn on its thread: one read, one request.
+/// Requests of a turn: some 80 µs. What browsers send at a time over HTTP/2 is answered in one write.
+const REQUESTS: u32 = 16;
+/// What a request takes of a turn that has a body: all of it.
+pub(super) const WHOLE_TURN: u32 = REQUESTS;
+
+/// A connection's turn on its thread: one read, a few requests.
 pub(super) struct Turn {
-    /// Something was read since the last request.
-    is_new: Cell<bool>,
+    /// Requests that are still in this turn.
+    left: Cell<u32>,
     /// Requests since the last read.
     requests: Cell<usize>,
     /// The requests of HTTP/2, which come all at once, stand in line.
@@ -68,22 +73,24 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn new(door: Rc<Door>, turnstile: Rc<Turnstile>, leaving: Rc<Turnstile>) -> Self {
-        Self { is_new: Cell::new(true), requests: Cell::default(), line: Semaphore::new(1), door, turnstile, leaving }
+        Self { left: Cell::new(REQUESTS), requests: Cell::default(), line: Semaphore::new(1), door, turnstile, leaving }
     }
 
     fn begin(&self) {
-        self.is_new.set(true);
+        self.left.set(REQUESTS);
         self.door.flush_if_due();
     }
 
-    /// Lets the others have theirs, if this one was used already.
-    pub(super) async fn end_if_used(&self) {
+    /// Takes so much of the turn for a request. Lets the others have theirs first, if this one is used up.
+    pub(super) async fn end_if_used(&self, taken: u32) {
         self.requests.set(self.requests.get() + 1);
         let _first = self.line.acquire().await.expect("never closed");
-        if !self.is_new.replace(false) {
+        if self.left.get() < taken {
             self.turnstile.pass().await;
             self.door.flush_if_due();
+            self.left.set(REQUESTS);
         }
+        self.left.set(self.left.get().saturating_sub(taken));
     }
 }
 
@@ -271,7 +278,7 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         let mut read_after = |requests: usize| {
             for _ in 0..requests {
-                let _ = std::pin::pin!(turn.end_if_used()).poll(&mut cx);
+                let _ = std::pin::pin!(turn.end_if_used(WHOLE_TURN)).poll(&mut cx);
             }
             let mut bytes = [0; 1000];
             let mut buffer = ReadBuf::new(&mut bytes);
@@ -308,12 +315,16 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_came_with_the_one_before_it_waits_for_the_next_turn() {
         let (turn, _batches) = turn();
-        let polls = async |turn: &Turn| {
-            let mut end = std::pin::pin!(turn.end_if_used());
+        let polls_for = async |turn: &Turn, taken| {
+            let mut end = std::pin::pin!(turn.end_if_used(taken));
             poll_calling(turn, |cx| end.as_mut().poll(cx)).await.1
         };
+        let polls = async |turn: &Turn| polls_for(turn, WHOLE_TURN).await;
         assert_eq!(polls(&turn).await, 1, "the first one");
         assert_eq!([polls(&turn).await, polls(&turn).await], [2, 2]);
+        let another = Turn::new(Rc::clone(&turn.door), Rc::default(), Rc::default());
+        assert_eq!(polls_for(&another, WHOLE_TURN + 1).await, 2, "more than a turn, whenever it comes");
+        assert_eq!(polls_for(&another, 1).await, 2, "nothing is left");
         let mut stream = Replay::new(Bytes::new(), &b"more"[..], Rc::clone(&turn), AtOnce::ALL);
         stream.read_u8().await.unwrap();
         drop(stream);
@@ -321,14 +332,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn small_requests_that_came_together_share_a_turn() {
+        let (turn, _batches) = turn();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut all: Vec<_> = (0..3 * REQUESTS).map(|_| Box::pin(turn.end_if_used(1))).collect();
+        let mut waiting = || {
+            all.retain_mut(|end| end.as_mut().poll(&mut cx).is_pending());
+            all.len()
+        };
+        let mut left = vec![waiting()];
+        while turn.turnstile.call() {
+            left.push(waiting());
+        }
+        assert_eq!(left, [2 * REQUESTS as usize, REQUESTS as usize, 0]);
+    }
+
+    #[tokio::test]
     async fn requests_of_one_connection_stand_in_line_together_and_those_of_another_do_not_wait_for_them_all() {
         let (one, _batches) = turn();
         let other = Turn::new(Rc::clone(&one.door), Rc::clone(&one.turnstile), Rc::default());
         let mut cx = Context::from_waker(Waker::noop());
-        one.end_if_used().await;
-        other.end_if_used().await;
-        let mut many: Vec<_> = (0..100).map(|_| Box::pin(one.end_if_used())).collect();
-        let mut last = Box::pin(other.end_if_used());
+        one.end_if_used(WHOLE_TURN).await;
+        other.end_if_used(WHOLE_TURN).await;
+        let mut many: Vec<_> = (0..100).map(|_| Box::pin(one.end_if_used(WHOLE_TURN))).collect();
+        let mut last = Box::pin(other.end_if_used(WHOLE_TURN));
         // how many of the hundred still wait, and whether the other one does
         let mut waiting = || {
             many.retain_mut(|end| end.as_mut().poll(&mut cx).is_pending());

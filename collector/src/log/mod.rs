@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tallylight_proto::layout;
+use tallylight_service::Watchdog;
 use thiserror::Error;
 
 pub use batch::{AckSender, Batch, Level};
@@ -57,6 +58,8 @@ pub struct Options {
     pub sync_interval: Duration,
     /// Free bytes on the disk below which no further segment is allocated.
     pub reserve: u64,
+    /// Fed by the writer, a turn after the other.
+    pub watchdog: Watchdog,
 }
 
 /// Why the log cannot go on. All of these end the process.
@@ -106,10 +109,11 @@ impl Parts {
     /// Recovers what is there, and stands ready to go on.
     fn of(options: &Options) -> Result<Self, LogError> {
         let folder = options.data.join(layout::LOG);
-        storage::create_folder(&folder.join(layout::SPARE))?;
-        // whoever made them may have been killed before their names were on disk
-        storage::sync_folder(&options.data)?;
-        storage::sync_folder(&folder)?;
+        let spares = folder.join(layout::SPARE);
+        storage::create_folder(&spares)?;
+        // whoever made or moved what is in them may have been killed before its name was on disk
+        storage::sync_name(&options.data)?;
+        [&options.data, &spares].into_iter().try_for_each(|folder| storage::sync_folder(folder))?;
         let recovered = recovery::recover(&folder)?;
         let status = Arc::new(Status::new(&recovered));
         let (queue, batches) = bounded(QUEUE_LEN);
@@ -146,7 +150,7 @@ impl Log {
                 move || supply.run()
             })?,
             spawn("log-sync", Arc::clone(&fail), move || syncer.run())?,
-            spawn("log-writer", fail, move || writer.run(&batches))?,
+            spawn("log-writer", fail, move || writer.run(&batches, &options.watchdog))?,
         ];
         Ok((Self { threads, supply, status, appender }, recovered))
     }

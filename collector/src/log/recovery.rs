@@ -77,15 +77,13 @@ pub(super) fn recover(folder: &Path) -> Result<Recovered, LogError> {
     Ok(recovered)
 }
 
-/// A segment that was prepared is removed. One that was begun, but lost its name, gets it back.
+/// A segment that was prepared is removed. One that was begun, but lost its name, gets it back; what of it is on disk is
+/// then looked at as in any other.
 fn settle_new(folder: &Path, base: u64, bases: &[u64]) -> Result<bool, LogError> {
     let path = folder.join(layout::new_segment(base));
     // an empty file cannot be mapped
     let page = match MappedFile::open(&path) {
-        Ok(file) => {
-            file.read_from_disk()?;
-            header(&file, base)?
-        }
+        Ok(file) => header(&file, base)?,
         Err(_) => None,
     };
     if page.is_some_and(|page| page.header.first_ordinal != UNKNOWN_ORDINAL) && !bases.contains(&base) {

@@ -24,8 +24,9 @@ pub struct Status {
     popped: AtomicU64,
     appended: AtomicU64,
     synced: AtomicU64,
-    segments: AtomicU64,
+    begun: AtomicU64,
     sealed: AtomicU64,
+    segments: AtomicU64,
     free: AtomicU64,
     waits: AtomicU64,
     life: Mutex<Counts>,
@@ -49,9 +50,11 @@ pub struct StatusSnapshot {
     /// Position up to which the log is on disk.
     pub synced: u64,
     /// Segments begun in this life.
-    pub segments: u64,
+    pub begun: u64,
     /// Segments sealed in this life.
     pub sealed: u64,
+    /// Segments in the log's folder, when last looked at.
+    pub segments: u64,
     /// Free bytes on the log's disk, when last looked at.
     pub free: u64,
     /// How often the writer had to wait for the next segment.
@@ -70,8 +73,9 @@ impl Status {
             popped: AtomicU64::default(),
             appended: AtomicU64::new(recovered.next_base),
             synced: AtomicU64::new(recovered.next_base),
-            segments: AtomicU64::default(),
+            begun: AtomicU64::default(),
             sealed: AtomicU64::default(),
+            segments: AtomicU64::default(),
             free: AtomicU64::default(),
             waits: AtomicU64::default(),
             life: Mutex::default(),
@@ -105,8 +109,9 @@ impl Status {
             pushed: get(&self.pushed),
             synced: get(&self.synced),
             appended: get(&self.appended),
-            segments: get(&self.segments),
+            begun: get(&self.begun),
             sealed: get(&self.sealed),
+            segments: get(&self.segments),
             free: get(&self.free),
             waits: get(&self.waits),
             counts: *self.life.lock().unwrap_or_else(PoisonError::into_inner),
@@ -139,15 +144,17 @@ impl Status {
     }
 
     pub(super) fn began_segment(&self) {
-        self.segments.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn sealed_segment(&self) {
         self.sealed.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn free(&self, bytes: u64) {
-        self.free.store(bytes, Ordering::Relaxed);
+    /// What a look at the disk has shown.
+    pub(super) fn disk(&self, segments: u64, free: u64) {
+        self.segments.store(segments, Ordering::Relaxed);
+        self.free.store(free, Ordering::Relaxed);
     }
 
     pub(super) fn waited(&self) {

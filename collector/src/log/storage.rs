@@ -1,4 +1,5 @@
-//! The log's way to the disk, and the only unsafe code of the collector.
+//! The log's way to the disk, and the map that it is written through: the collector's only unsafe code beside two system calls
+//! that have no safe wrapper (`udp/socket.rs`, `check/machine.rs`).
 //!
 //! The two ways in which a memory-mapped log dies are a disk that is full when a page is first touched and a
 //! file that is cut short under the map: both are SIGBUS. So space is allocated before it is mapped, and the
@@ -61,6 +62,19 @@ fn is_folder(path: &Path) -> bool {
 pub fn sync_folder(path: &Path) -> Result<()> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     at("sync the folder", path, disk::sync_folder(path))
+}
+
+/// Makes a folder's own name survive a power cut. A folder above it that this process may not open, or that cannot be
+/// written to, is not one in which an earlier life has made it.
+pub fn sync_name(folder: &Path) -> Result<()> {
+    match sync_folder(folder.parent().unwrap_or(folder)) {
+        Err(StorageError { source, .. })
+            if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
+        {
+            Ok(())
+        }
+        synced => synced,
+    }
 }
 
 /// Takes a lock that lasts as long as the file is open (`flock(2)`); nothing if another process holds it.

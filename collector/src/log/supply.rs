@@ -1,11 +1,12 @@
 //! The next segment, ready before it is needed.
 //!
 //! This thread does all that is slow: allocating, writing headers, touching pages ahead of the writer. A full
-//! disk is a state here: it is tried again until a segment can be had.
+//! disk is a state here: it is tried again until a segment can be had. It also looks now and then how the disk stands, for
+//! whoever asks for the metrics.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tallylight_host::{chance, clock, wait};
 use tallylight_proto::layout;
@@ -27,6 +28,8 @@ const CHUNK: u64 = 1 << 20;
 const RETRY: Duration = Duration::from_millis(250);
 /// How often the writer's progress is looked at if nobody says so.
 const TICK: Duration = Duration::from_millis(50);
+/// How often the disk is looked at, for the metrics.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Shared between the writer, which takes segments, and the thread that makes them.
 #[derive(Debug)]
@@ -118,13 +121,27 @@ impl Supply {
 
     /// The thread's body.
     pub fn run(&self) -> Result<(), LogError> {
+        let mut looked_at: Option<Instant> = None;
         loop {
+            if looked_at.is_none_or(|looked_at| clock::since(looked_at) >= LOOK) {
+                looked_at = Some(clock::instant());
+                self.look_at_the_disk();
+            }
             match self.turn()? {
                 Turn::Worked => {}
                 Turn::Idle(state) => drop(self.changed.wait_timeout(state, TICK)),
                 Turn::Full(state) => drop(self.changed.wait_timeout_while(state, RETRY, |state| !state.stop)),
                 Turn::Stopped => return Ok(()),
             }
+        }
+    }
+
+    /// What cannot be seen is left as it was: an error of this disk shows where it matters.
+    fn look_at_the_disk(&self) {
+        let names = storage::list(&self.folder);
+        let segments = names.map(|names| names.iter().filter(|name| layout::segment_base(name).is_some()).count());
+        if let (Ok(segments), Ok(free)) = (segments, storage::free_space(&self.folder)) {
+            self.status.disk(segments as u64, free);
         }
     }
 
@@ -232,7 +249,6 @@ impl Supply {
 
     fn allocate(&self, path: &Path) -> Result<Option<Exclusive>, StorageError> {
         let free = storage::free_space(&self.folder)?;
-        self.status.free(free);
         if free < self.capacity.saturating_add(self.reserve) {
             return Ok(None);
         }

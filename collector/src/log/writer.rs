@@ -17,6 +17,7 @@ use tallylight_proto::reason::{Front, Refusal, Shed};
 use tallylight_proto::record;
 use tallylight_proto::segment::{MAX_PAYLOAD, framed_len};
 use tallylight_proto::sources::{Arrival, Marks, Scope, Seen, TICK_MS};
+use tallylight_service::Watchdog;
 use tracing::{error, info};
 
 use super::active::{Active, Prepared};
@@ -122,11 +123,13 @@ impl Writer {
     }
 
     /// The thread's body. It ends when all fronts have gone and the channel is empty.
-    pub fn run(mut self, batches: &Receiver<Batch>) -> Result<(), LogError> {
+    pub fn run(mut self, batches: &Receiver<Batch>, watchdog: &Watchdog) -> Result<(), LogError> {
         self.begin()?;
         let mut last_batch = clock::instant();
         loop {
-            let first = match self.wait(batches, clock::since(last_batch) >= SILENCE) {
+            watchdog.feed();
+            let is_silent = clock::since(last_batch) >= SILENCE;
+            let first = match self.wait(batches, is_silent.then(|| watchdog.patience())) {
                 Ok(batch) => Some(batch),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return self.close(),
@@ -161,17 +164,18 @@ impl Writer {
         Ok(())
     }
 
-    fn wait(&self, batches: &Receiver<Batch>, silent: bool) -> Result<Batch, RecvTimeoutError> {
+    /// `at_most`: how long, in a silence.
+    fn wait(&self, batches: &Receiver<Batch>, at_most: Option<Duration>) -> Result<Batch, RecvTimeoutError> {
         match batches.try_recv() {
             Ok(batch) => return Ok(batch),
             Err(error) if error.is_disconnected() => return Err(RecvTimeoutError::Disconnected),
             Err(_) => {}
         }
-        if !silent {
+        let Some(at_most) = at_most else {
             std::thread::sleep(POLL);
             return Err(RecvTimeoutError::Timeout);
-        }
-        let mut until = self.ledger.due_in(self.is_shedding);
+        };
+        let mut until = self.ledger.due_in(self.is_shedding).min(at_most);
         if self.is_shedding {
             until = until.min(SHEDDING_POLL);
         }

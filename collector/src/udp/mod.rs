@@ -19,7 +19,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use quinn_udp::UdpSocketState;
 use tallylight_proto::Front;
 use tallylight_proto::beacon::Context;
@@ -30,7 +29,7 @@ use tokio::net::UdpSocket;
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::http::Shared;
+use crate::http::{Heard, Shared};
 use crate::listen::{self, is_shortage};
 use tallylight_host::clock;
 
@@ -97,13 +96,13 @@ impl Receiver {
     /// Receives until the collector stops.
     pub async fn run(self) {
         let phase = self.front.shared.phase.clone();
-        let mut draining = pin!(phase.is_draining());
+        let mut end = pin!(phase.ends_taking_from(self.is_shared));
         let mut look = interval(DROPS_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                () = draining.as_mut() => break,
+                () = end.as_mut() => break,
                 _ = look.tick() => self.count_drops(),
                 () = self.receive() => {}
             }
@@ -204,7 +203,7 @@ impl UdpFront {
         let mut taken = 0;
         for (peer, datagrams) in received.datagrams() {
             let sender = self.admission.sender(peer);
-            let ip = self.shared.options.peers.visitor(peer, &HeaderMap::new());
+            let ip = self.shared.options.peers.visitor(peer, &Heard::default());
             for bytes in datagrams {
                 self.take_one(sender, bytes, received_at, ip);
                 taken += 1;
@@ -245,17 +244,15 @@ mod tests {
     use tallylight_proto::DatagramRefusal;
     use tallylight_proto::ledger::{Counts, DatagramCounts};
     use tokio::runtime::{Builder, LocalOptions};
-    use tokio::sync::{Notify, watch};
+    use tokio::sync::watch;
     use tokio::task::spawn_local;
     use tokio::time::timeout;
 
     use crate::door::Door;
-    use crate::http::{Options, Peers};
+    use crate::http::Options;
     use crate::ids::IdMaker;
     use crate::log::{Appender, Batch};
     use crate::phase::{Phase, Watch};
-    use crate::settings::IpMode;
-    use crate::watched::Watched;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -273,27 +270,9 @@ mod tests {
         fn new(room: usize) -> Self {
             let (appender, batches) = Appender::to_nobody(room);
             let (_, sites) = watch::channel(Arc::default());
-            let (_, redirect_keys) = watch::channel(Arc::default());
             let (set_phase, phase) = watch::channel(Phase::Serving);
-            let shared = Rc::new(Shared {
-                options: Options {
-                    peers: Peers::new(Vec::new(), IpMode::Keep),
-                    demo: false,
-                    max_header: 0,
-                    max_body: 0,
-                    idle_timeout: PATIENCE,
-                    body_timeout: PATIENCE,
-                },
-                redirect_keys: Watched::new(redirect_keys),
-                rate_limit: None,
-                turnstile: Rc::default(),
-                leaving: Rc::default(),
-                door: Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites)),
-                stats: Arc::default(),
-                phase: Watch::new(phase),
-                accepting: Cell::new(1),
-                ended: Notify::new(),
-            });
+            let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
+            let shared = Rc::new(Shared::new(Options::for_tests(), door, Arc::default(), Watch::new(phase), 1));
             let sender = Sender::bind("127.0.0.1:0").unwrap();
             Self { shared, sender, batches, seen: RefCell::default(), set_phase }
         }
@@ -328,10 +307,10 @@ mod tests {
     #[test]
     fn what_waits_when_the_collector_stops_is_read_unless_others_share_the_socket() {
         on_a_worker(async || {
-            for (is_shared, expected) in [(false, 5), (true, 0)] {
+            for (is_shared, phase, expected) in [(false, Phase::Draining, 5), (true, Phase::Closing, 0)] {
                 let fixture = Fixture::new(1000);
                 let receiver = fixture.receiver(5, |_| Some(0), is_shared);
-                fixture.set_phase.send_replace(Phase::Draining);
+                fixture.set_phase.send_replace(phase);
                 receiver.run().await;
                 fixture.shared.door.flush();
                 assert_eq!((fixture.counts().received, fixture.shared.accepting.get()), (expected, 0));

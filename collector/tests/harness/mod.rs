@@ -13,10 +13,12 @@
 pub mod browser;
 mod chance;
 pub mod datagrams;
+pub mod disk;
 mod http;
 mod pace;
 pub mod site;
 mod sources;
+mod systemd;
 
 use std::collections::HashSet;
 use std::env;
@@ -25,7 +27,7 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,7 @@ pub use chance::Chance;
 pub use http::{Metrics, Reply, request, try_request, whole};
 pub use pace::{Over, OverWhenDropped, Pace};
 pub use sources::{Forgotten, SourceReport, Sources};
+pub use systemd::{Sockets, Stopped, Systemd};
 
 /// Time for anything that should be quick, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -69,6 +72,8 @@ pub struct Collector {
     pub data: PathBuf,
     flags: Vec<String>,
     environment: Environment,
+    /// Handed over to each of its lives.
+    sockets: Option<Arc<Sockets>>,
     process: Process,
 }
 
@@ -97,9 +102,9 @@ impl Collector {
         let (udp, admin) = (free_addr(), free_addr());
         let own = ["--http", &http.to_string(), "--udp", &udp.to_string(), "--reserve", "100TiB"];
         let flags = own.map(str::to_owned).to_vec();
-        let mut process = Self::spawn(admin, data, &flags, &Environment::new());
+        let mut process = Self::spawn(admin, data, &flags, &Environment::new(), None);
         process.wait_ready_or_not();
-        Self { http, udp, data: data.to_owned(), flags, environment: Environment::new(), process }
+        Self { http, udp, data: data.to_owned(), flags, environment: Environment::new(), sockets: None, process }
     }
 
     /// Starts one on free ports, with variables that it also has when it is started again. Waits for nothing.
@@ -107,8 +112,8 @@ impl Collector {
         let [http, udp, admin] = [(); 3].map(|()| free_addr());
         let own = ["--http", &http.to_string(), "--udp", &udp.to_string()].map(str::to_owned);
         let flags: Vec<String> = own.into_iter().chain(flags.iter().map(ToString::to_string)).collect();
-        let process = Self::spawn(admin, data, &flags, &environment);
-        Self { http, udp, data: data.to_owned(), flags, environment, process }
+        let process = Self::spawn(admin, data, &flags, &environment, None);
+        Self { http, udp, data: data.to_owned(), flags, environment, sockets: None, process }
     }
 
     /// Starts one on free ports, with its stderr where the caller says.
@@ -117,7 +122,18 @@ impl Collector {
         let flags = ["--http", &http.to_string(), "--udp", &udp.to_string()].map(str::to_owned).to_vec();
         let process = Process::spawn_with_stderr("collector", Self::command(admin, data, &flags), admin, stderr);
         let environment = Environment::new();
-        let mut collector = Self { http, udp, data: data.to_owned(), flags, environment, process };
+        let mut collector = Self { http, udp, data: data.to_owned(), flags, environment, sockets: None, process };
+        collector.wait_ready();
+        collector
+    }
+
+    /// Starts one on sockets that it is handed, and that stay when it goes.
+    pub fn start_on(sockets: Sockets, environment: Environment, data: &Path, flags: &[&str]) -> Self {
+        let [http, udp, admin] = sockets.addrs();
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let process = Self::spawn(admin, data, &flags, &environment, Some(&sockets));
+        let sockets = Some(Arc::new(sockets));
+        let mut collector = Self { http, udp, data: data.to_owned(), flags, environment, sockets, process };
         collector.wait_ready();
         collector
     }
@@ -127,8 +143,8 @@ impl Collector {
         let own = http_flag.iter().map(ToString::to_string).chain(["--udp".to_owned(), udp.to_string()]);
         let flags: Vec<String> = own.chain(flags.iter().map(ToString::to_string)).collect();
         let environment = Environment::new();
-        let process = Self::spawn(free_addr(), data, &flags, &environment);
-        let mut collector = Self { http, udp, data: data.to_owned(), flags, environment, process };
+        let process = Self::spawn(free_addr(), data, &flags, &environment, None);
+        let mut collector = Self { http, udp, data: data.to_owned(), flags, environment, sockets: None, process };
         collector.wait_ready();
         collector
     }
@@ -142,13 +158,22 @@ impl Collector {
     /// The same, waiting for nothing.
     pub fn spawn_again(&mut self) {
         assert!(self.ended().is_some(), "the collector is still running");
-        self.process = Self::spawn(self.admin, &self.data, &self.flags, &self.environment);
+        self.process = Self::spawn(self.admin, &self.data, &self.flags, &self.environment, self.sockets.as_deref());
     }
 
-    fn spawn(admin: SocketAddr, data: &Path, flags: &[String], environment: &Environment) -> Process {
+    fn spawn(
+        admin: SocketAddr,
+        data: &Path,
+        flags: &[String],
+        environment: &Environment,
+        sockets: Option<&Sockets>,
+    ) -> Process {
         let mut command = Self::command(admin, data, flags);
         command.envs(environment.iter().map(|(name, value)| (name, value)));
-        Process::spawn("collector", command, admin)
+        match sockets {
+            Some(sockets) => Process::spawn_on(sockets, "collector", &command, admin),
+            None => Process::spawn("collector", command, admin),
+        }
     }
 
     fn command(admin: SocketAddr, data: &Path, flags: &[String]) -> Command {
@@ -189,6 +214,17 @@ impl Compactor {
         command.arg("--follow").arg("--data").arg(data).arg("--out").arg(out);
         command.args(["--admin", &admin.to_string()]).args(flags);
         Self { process: Process::spawn("compactor", command, admin) }
+    }
+
+    /// Starts one that follows a log, on an admin port that it is handed.
+    pub fn follow_on(sockets: &Sockets, environment: &Environment, data: &Path, flags: &[&str]) -> Self {
+        let mut command = Command::new(compactor_binary());
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        command.arg("--follow").arg("--data").arg(data).args(flags);
+        let [.., admin] = sockets.addrs();
+        let mut compactor = Self { process: Process::spawn_on(sockets, "compactor", &command, admin) };
+        compactor.wait_ready();
+        compactor
     }
 
     /// Compacts what there is and waits for the end. Look at the status yourself.
@@ -245,6 +281,7 @@ pub fn assert_ledger_adds_up(collector: &Collector) {
         "tallylight_events_received_total",
         &["tallylight_events_logged_total", "tallylight_events_shed_total", "tallylight_events_refused_total"],
     );
+    assert_adds_up(|| collector.metrics(), "tallylight_events_received_total", &["tallylight_event_outcomes_total"]);
 }
 
 /// The ledger of one life adds up, at rest, and so does what is known of each source of datagrams: nothing is missing
@@ -255,7 +292,7 @@ pub fn assert_datagrams_add_up(collector: &Collector) -> Sources {
 }
 
 /// The compactor's ledger of one life, at rest: every event read was counted, a duplicate, or a bot's.
-pub fn assert_compactor_ledger_adds_up(compactor: &Compactor) {
+pub fn assert_compactor_ledger_adds_up(compactor: &Process) {
     assert_adds_up(
         || compactor.metrics(),
         "tallylight_compactor_events_read_total",
@@ -326,13 +363,20 @@ pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
 }
 
 /// As [`wait_for`], for what is promised sooner or takes longer.
-pub fn wait_for_within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for_within<T>(patience: Duration, what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    within(patience, ask).unwrap_or_else(|| panic!("waited {patience:?} in vain for {what}"))
+}
+
+/// As [`wait_for_within`], for what may not come: nothing, if patience ends.
+pub fn within<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask() {
-            return answer;
+            return Some(answer);
         }
-        assert!(Instant::now() < deadline, "waited {patience:?} in vain for {what}");
+        if Instant::now() >= deadline {
+            return None;
+        }
         pause();
     }
 }
@@ -410,7 +454,8 @@ pub struct Process {
 }
 
 impl Process {
-    fn spawn(name: &'static str, command: Command, admin: SocketAddr) -> Self {
+    /// Starts one that shows what it does at `admin`, and waits for nothing.
+    pub fn spawn(name: &'static str, command: Command, admin: SocketAddr) -> Self {
         let stderr = tempfile::NamedTempFile::new().expect("a temporary file");
         let writer: File = stderr.reopen().expect("the file is there");
         let mut process = Self::spawn_with_stderr(name, command, admin, writer.into());
@@ -418,9 +463,22 @@ impl Process {
         process
     }
 
+    fn spawn_on(sockets: &Sockets, name: &'static str, command: &Command, admin: SocketAddr) -> Self {
+        let stderr = tempfile::NamedTempFile::new().expect("a temporary file");
+        let command = sockets.hand_over_to(command, stderr.path());
+        let mut process = Self::spawn_as_it_is(name, command, admin);
+        process.stderr = Some(stderr);
+        process
+    }
+
     fn spawn_with_stderr(name: &'static str, mut command: Command, admin: SocketAddr, stderr: Stdio) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        Self::spawn_as_it_is(name, command, admin)
+    }
+
+    fn spawn_as_it_is(name: &'static str, mut command: Command, admin: SocketAddr) -> Self {
         without_settings(&mut command);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
+        let child = command.spawn();
         let child = child.unwrap_or_else(|error| panic!("cannot start the {name}: {error}"));
         Self { admin, name, child, stderr: None }
     }

@@ -26,6 +26,7 @@ fn options(data: &Path) -> Options {
         segment_size: SEGMENT,
         sync_interval: Duration::from_secs(3600),
         reserve: 0,
+        watchdog: Default::default(),
     }
 }
 
@@ -632,6 +633,20 @@ fn a_kill_takes_nothing_for_lost_that_came_and_left_no_record() {
     let (log, recovered) = start(killed.path());
     assert_eq!(figures(&recovered), (Figures { received: 3, events: 3, ..Figures::default() }, 1));
     log.finish();
+}
+
+#[test]
+fn a_segment_whose_full_ledger_is_damaged_does_not_say_how_sources_stand() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send_datagrams(&log, 1..=3);
+    send_three_segments(&log, data.path());
+    log.finish();
+    // its closing one tells of changes only
+    flip(segments(data.path()).last().expect("segments"), |_| HEADER_LEN as u64 + 40);
+    let (log, recovered) = start(data.path());
+    log.finish();
+    assert_eq!(figures(&recovered).0.received, 3);
 }
 
 #[test]

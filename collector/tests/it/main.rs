@@ -7,6 +7,7 @@
 mod harness;
 
 mod browser;
+mod check;
 mod client;
 mod http;
 mod injection;
@@ -14,4 +15,5 @@ mod lifecycle;
 mod log;
 mod senders;
 mod stderr;
+mod systemd;
 mod udp;

@@ -22,11 +22,12 @@ mod sections;
 mod sources;
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use tallylight_proto::layout;
+use tallylight_service::Bar;
 use thiserror::Error;
 
 use self::balance::{Line, Report, Section};
@@ -45,8 +46,6 @@ use crate::storage::{self, StorageError};
 
 /// How often it is read again where segments were let go of or a commit was made meanwhile.
 const TRIES: usize = 5;
-/// Records between two signs of life.
-const RECORDS_A_SIGN: u64 = 1 << 18;
 
 /// Why it cannot be found out.
 #[derive(Debug, Error)]
@@ -150,21 +149,12 @@ fn look(data: &Path, out: &Path, node: &str) -> Result<(Report, bool), AuditErro
 fn read_log(data: &Path, scan: &mut Scan) -> Result<(), AuditError> {
     let mut reader = Reader::new(data, Purpose::Look, None);
     reader.look()?;
-    let bytes = if io::stderr().is_terminal() { reader.bytes_behind()? } else { 0 };
-    let mut records = 0_u64;
+    let bar = Bar::start("auditing", reader.bytes_behind()?);
     reader.read(|item: Item<'_>| {
+        bar.add(item.bytes());
         scan.take(&item)?;
-        records += 1;
-        if bytes > 0 && records.is_multiple_of(RECORDS_A_SIGN) {
-            let begin = scan.begin.map_or(0, |(position, _)| position);
-            // whoever closed the terminal does not want to know
-            let _ = write!(io::stderr(), "\r{} of {bytes} bytes of the log", scan.end - begin);
-        }
         Ok::<_, AuditError>(ControlFlow::Continue(()))
     })?;
-    if bytes > 0 && records >= RECORDS_A_SIGN {
-        let _ = write!(io::stderr(), "\r{:60}\r", "");
-    }
     Ok(())
 }
 

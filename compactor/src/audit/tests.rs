@@ -114,6 +114,7 @@ impl World {
             index_limits: Limits { head_copies: 7, cache_bytes: 1 << 16 },
             bounds: Bounds::default(),
             hour_bytes: usize::MAX,
+            watchdog: Default::default(),
             rows: true,
         }
     }

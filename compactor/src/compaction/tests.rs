@@ -8,7 +8,7 @@ use arrow_array::types::Int64Type;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tallylight_proto::Event;
-use tallylight_proto::segment::HEADER_LEN;
+use tallylight_proto::segment::{HEADER_LEN, Mark, MarkKind};
 
 use super::*;
 use crate::groups::{Measures, OTHER};
@@ -29,6 +29,7 @@ fn config(data: &Path) -> Config {
         index_limits: Limits { head_copies: 7, cache_bytes: 1 << 16 },
         bounds: Bounds::default(),
         hour_bytes: usize::MAX,
+        watchdog: Default::default(),
         rows: true,
     }
 }
@@ -551,7 +552,7 @@ fn a_log_that_a_power_cut_set_back_counts_nothing_twice() {
     let old = log.path();
     std::fs::write(&old, &synced.1).unwrap();
     assert_eq!(once(&config).unwrap().counts().events().counted, 10, "before it is recovered there is nothing new");
-    log.write_mark(tallylight_proto::segment::MarkKind::Sealed, synced.0);
+    log.write_mark(MarkKind::Sealed, synced.0);
     log.set_back(synced.0, counts);
     log.begin_next(START);
     log.events(&numbered(5..12, 0));
@@ -676,21 +677,164 @@ fn a_segment_that_the_collector_has_yet_to_seal_stays() {
     log.commit();
     let left = log.base();
     log.begin_next(NOW - HOUR);
+    let left_in = || crate::log::bases(&folder.path().join("log")).unwrap();
     let compaction = once(&config).unwrap();
     assert!(compaction.commit().unwrap().snapshot.place.position > log.base(), "it is covered");
+    assert_eq!(left_in(), [left, log.base()]);
+
+    // a power cut may keep the later of two seals
+    let sealed = log.base();
+    log.next_segment(NOW - HOUR);
+    once(&config).unwrap();
+    assert_eq!(left_in(), [left, sealed, log.base()]);
+}
+
+#[test]
+fn a_segment_of_which_one_mark_says_that_it_is_sealed_stays_until_the_next_one_is() {
+    let folder = testlog::folder();
+    let config = Config { retain: 0, ..config(folder.path()) };
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.commit();
+    // the collector is between its two stores
+    log.write_mark_once(MarkKind::Sealed, log.mark());
+    let left = log.base();
+    log.begin_next(NOW - HOUR);
+    log.event(&event(2, 0));
+    log.commit();
+    once(&config).unwrap();
     assert_eq!(crate::log::bases(&folder.path().join("log")).unwrap(), [left, log.base()]);
+    log.next_segment(NOW - HOUR);
+    once(&config).unwrap();
+    assert_eq!(crate::log::bases(&folder.path().join("log")).unwrap(), [log.base()]);
+}
+
+#[test]
+fn the_last_segment_with_a_ledger_on_disk_and_those_behind_it_stay() {
+    let folder = testlog::folder();
+    let config = Config { retain: 0, ..config(folder.path()) };
+    let segments = || crate::log::bases(&folder.path().join("log")).unwrap();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    for n in 0..2 {
+        log.event(&event(n, 0));
+        log.next_segment(NOW - HOUR);
+    }
+    log.event(&event(2, 0));
+    log.commit();
+    let all = segments();
+    let damage = |base| {
+        let path = log.segment_path(base);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[HEADER_LEN + 40] ^= 0xff;
+        std::fs::write(path, bytes).unwrap();
+    };
+    all[1..].iter().copied().for_each(damage);
+    once(&config).unwrap();
+    assert_eq!(segments(), all, "the first one alone has a ledger");
+
+    // sealed, the last one is as it was written; the next one has a ledger, too, but no mark says that it is on disk
+    log.next_segment(NOW - HOUR);
+    log.write_mark(MarkKind::Synced, Mark { length: HEADER_LEN as u64, ordinal: log.ordinal() - 1 });
+    once(&config).unwrap();
+    assert_eq!(segments(), [all[2], log.base()]);
+    log.commit();
+    once(&config).unwrap();
+    assert_eq!(segments(), [log.base()]);
 }
 
 #[test]
 fn a_full_disk_lets_go_of_segments_before_their_time() {
+    let left_where_reserved = |share: fn(u64) -> u64| {
+        let folder = testlog::folder();
+        let mut log = TestLog::new(folder.path(), 1 << 20);
+        log.event(&event(1, 0));
+        log.reserve = share(storage::free_space(folder.path()).unwrap());
+        log.next_segment(START);
+        once(&config(folder.path())).unwrap();
+        crate::log::bases(&folder.path().join("log")).unwrap().len()
+    };
+    assert_eq!(left_where_reserved(|free| free / 3), 2, "more than twice that is free");
+    assert_eq!(left_where_reserved(|free| free / 4 * 3), 1, "less");
+}
+
+#[test]
+fn rows_go_out_with_their_aggregates_where_the_collector_has_not_synced_them() {
+    let published = |commit: fn(&TestLog)| {
+        let folder = testlog::folder();
+        let config = config(folder.path());
+        let mut log = TestLog::new(folder.path(), 1 << 20);
+        log.event(&event(1, 0));
+        commit(&log);
+        pass(&mut Compaction::open(config.clone()).unwrap(), false).unwrap();
+        let hour = Hour::of(START);
+        (totals(&config, hour).events, rows(&Events::new(&config.out, &config.node), hour).len())
+    };
+    assert_eq!(published(TestLog::commit), (1, 0), "rows gather");
+    assert_eq!(published(TestLog::commit_only), (1, 1));
+}
+
+#[test]
+fn an_hour_whose_rows_cannot_be_written_is_not_published() {
     let folder = testlog::folder();
     let config = config(folder.path());
     let mut log = TestLog::new(folder.path(), 1 << 20);
     log.event(&event(1, 0));
-    log.reserve = u64::MAX / 4;
-    log.next_segment(START);
+    log.commit();
+    let hour = Hour::of(START);
+    let in_the_way = config.out.join("events").join(layout::hour_folder(hour));
+    let mut compaction = Compaction::open(config.clone()).unwrap();
+    storage::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+    std::fs::write(&in_the_way, "no folder").unwrap();
+    pass(&mut compaction, true).unwrap_err();
+    let hourly = Hourly::new(&config.out, &config.node, &config.by).path(hour);
+    assert!(!hourly.exists(), "before its rows");
+    // the same with nothing in the way
+    std::fs::remove_file(&in_the_way).unwrap();
     once(&config).unwrap();
-    assert_eq!(crate::log::bases(&folder.path().join("log")).unwrap(), [log.base()]);
+    assert!(hourly.exists());
+}
+
+#[test]
+fn an_index_older_than_the_rows_beyond_the_commit_is_made_again() {
+    let hour = Hour::of(START);
+    for steps in 0.. {
+        let folder = testlog::folder();
+        let config = config(folder.path());
+        let events = Events::new(&config.out, &config.node);
+        let mut log = TestLog::new(folder.path(), 1 << 20);
+        log.events(&numbered(0..5, 0));
+        log.commit();
+        let position = once(&config).unwrap().commit().unwrap().snapshot.place.position;
+        let (synced, counts) = ((log.mark(), std::fs::read(log.path()).unwrap()), log.counts);
+        let index = folder.path().join("compactor/index");
+        let kept: Vec<_> = files(&index);
+        log.events(&numbered(5..10, 0));
+        log.commit_only();
+        let (died, survived) = crash::after(steps, || once(&config).map(drop));
+        assert!(!survived, "it never died between rows and commit");
+        let commit = Commit::read(&config.out, &config.node, &config.by).unwrap().unwrap();
+        if died.is_ok() || rows(&events, hour).len() < 10 || commit.snapshot.place.position > position {
+            continue;
+        }
+        // the disk lied: what is left of the index and of the log is older than the rows
+        std::fs::remove_dir_all(&index).unwrap();
+        std::fs::create_dir(&index).unwrap();
+        kept.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        std::fs::write(log.path(), &synced.1).unwrap();
+        log.write_mark(MarkKind::Sealed, synced.0);
+        log.set_back(synced.0, counts);
+        log.begin_next(START);
+        log.events(&numbered(5..12, 0));
+        log.commit();
+        once(&config).unwrap();
+        return assert_eq!(rows(&events, hour).len(), 12, "each once");
+    }
+}
+
+/// All files in a folder, with their bytes.
+fn files(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let paths = storage::list(folder).unwrap().into_iter().map(|name| folder.join(name));
+    paths.map(|path| (path.clone(), storage::read(&path).unwrap())).collect()
 }
 
 #[test]

@@ -45,6 +45,16 @@ pub enum Item<'a> {
     },
 }
 
+impl Item<'_> {
+    /// How much of the log a record takes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Item::Record(framed) => framed.end - framed.position,
+            Item::Lost(_) | Item::SetBack { .. } => 0,
+        }
+    }
+}
+
 /// Something that is not there any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {

@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use tallylight_proto::segment::{HEADER_LEN, Header, MarkKind, SECTOR_LEN, UNKNOWN_ORDINAL};
+use tallylight_proto::segment::{HEADER_LEN, Header, Mark, MarkKind, SECTOR_LEN, UNKNOWN_ORDINAL};
 
 use super::*;
+use crate::storage::crash;
 use crate::testlog::{self, START, TestLog, event};
 
 /// Everything there is: how many records, and what is lost.
@@ -75,7 +76,7 @@ fn a_segment_of_which_nothing_was_read_may_be_made_again() {
     log.event(&event(1, 0));
     log.next_segment(START);
     // prepared only: no record is committed
-    let nothing = tallylight_proto::segment::Mark { length: HEADER_LEN as u64, ordinal: 2 };
+    let nothing = Mark { length: HEADER_LEN as u64, ordinal: 2 };
     log.write_mark(MarkKind::Committed, nothing);
     log.write_mark(MarkKind::Synced, nothing);
     let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
@@ -112,6 +113,82 @@ fn an_unreadable_segment_is_counted_by_its_neighbours() {
     assert_eq!(records, 4);
     assert_eq!(lost.iter().map(|lost| (lost.base, lost.records)).collect::<Vec<_>>(), [(bad.1, 6)]);
     assert!(matches!(lost[0].cause, Cause::Header(_)));
+}
+
+#[test]
+fn a_segment_that_is_gone_is_counted_by_its_neighbours_if_it_had_one_record_only() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.next_segment(START);
+    let gone = log.path();
+    log.next_segment(START);
+    log.commit();
+    std::fs::remove_file(gone).unwrap();
+    let (records, lost) = read(&mut Reader::new(folder.path(), Purpose::Cover, None)).unwrap();
+    assert_eq!(records, 3);
+    let lost: Vec<_> = lost.iter().map(|lost| (lost.base, lost.records, lost.cause)).collect();
+    assert_eq!(lost, [(log.base(), 1, Cause::Segments)]);
+}
+
+#[test]
+fn a_sealed_segment_is_read_up_to_its_seal_though_other_marks_are_older() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    let older = log.mark();
+    log.events([&event(2, 0), &event(3, 0)]);
+    log.next_segment(START);
+    log.commit();
+    let first = log.segment_path(0);
+    // as recovery leaves it that was killed when it had sealed what it found behind the marks
+    let bytes = std::fs::read(&first).unwrap();
+    let twin = testlog::folder();
+    let other = TestLog::new(twin.path(), 1 << 20);
+    std::fs::write(other.path(), bytes).unwrap();
+    [MarkKind::Committed, MarkKind::Synced].into_iter().for_each(|kind| other.write_mark(kind, older));
+    std::fs::copy(other.path(), first).unwrap();
+    assert_eq!(read(&mut Reader::new(folder.path(), Purpose::Cover, None)).unwrap(), (5, vec![]));
+}
+
+#[test]
+fn a_segment_is_left_for_one_that_is_on_disk_only() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.commit();
+    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+    let (done, _) = crash::after(0, || read(&mut reader));
+    assert_eq!(done.unwrap(), (2, vec![]), "nothing has to be synced");
+    log.begin_next(START);
+    log.commit();
+    // the sync of the next one fails, or that of its name
+    for steps in 0..2 {
+        let (done, survived) = crash::after(steps, || read(&mut reader));
+        assert!(done.is_err() && !survived, "{done:?}");
+        assert!(reader.place().unwrap().0.position <= log.base());
+    }
+    let (done, survived) = crash::after(3, || read(&mut reader));
+    assert!(survived && done.unwrap() == (1, vec![]));
+}
+
+#[test]
+fn a_hole_with_nothing_behind_it_is_looked_at_again() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    let whole = log.mark();
+    log.event(&event(2, 0));
+    let end = log.mark();
+    log.commit_only();
+    let [from, to] = [whole, end].map(|mark| usize::try_from(mark.length).unwrap());
+    let record = std::fs::read(log.path()).unwrap()[from..to].to_vec();
+    log.patch(whole.length, &vec![0; to - from]);
+    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+    assert_eq!(read(&mut reader).unwrap(), (2, vec![]), "a ledger and an event; the other one is not lost yet");
+    assert_eq!(reader.place().unwrap().0.position, log.base() + whole.length);
+    log.patch(whole.length, &record);
+    assert_eq!(read(&mut reader).unwrap(), (1, vec![]));
 }
 
 #[test]

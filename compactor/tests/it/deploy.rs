@@ -12,19 +12,45 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{PATIENCE, collector_binary, compactor_binary, free_addr, request, wait_for, workspace};
 
-/// Puts the units into a folder, with the programs that were built in the place of installed ones.
+const SOCKETS: [&str; 4] = [
+    "tallylight-collector.socket",
+    "tallylight-collector-udp.socket",
+    "tallylight-collector-admin.socket",
+    "tallylight-compactor.socket",
+];
+
+fn unit(file: &str) -> String {
+    fs::read_to_string(workspace().join("deploy/systemd").join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// All values of a setting in a unit.
+fn values(file: &str, key: &str) -> Vec<String> {
+    unit(file).lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned)).collect()
+}
+
+/// The only one.
+fn value(file: &str, key: &str) -> String {
+    let [value] = &values(file, key)[..] else { panic!("{file} has not one {key}") };
+    value.clone()
+}
+
+/// Puts the units into a folder, with the programs that were built in the place of installed ones. The services are first.
 fn units_in(folder: &Path) -> Vec<std::path::PathBuf> {
     let programs = [("tallylight-collector", collector_binary()), ("tallylight-compactor", compactor_binary())];
-    let unit = |(name, binary): &(&str, std::path::PathBuf)| {
+    let service = |(name, binary): &(&str, std::path::PathBuf)| {
         let file = format!("{name}.service");
-        let text = fs::read_to_string(workspace().join("deploy/systemd").join(&file)).unwrap();
-        let installed = format!("ExecStart=/usr/local/bin/{name}");
+        let installed = format!("ExecStart={name}");
+        let text = unit(&file);
         assert!(text.contains(&installed), "{file} has no {installed}");
+        (file, text.replace(&installed, &format!("ExecStart={}", binary.display())))
+    };
+    let sockets = SOCKETS.map(|file| (file.to_owned(), unit(file)));
+    let write = |(file, text): (String, String)| {
         let path = folder.join(file);
-        fs::write(&path, text.replace(&installed, &format!("ExecStart={}", binary.display()))).unwrap();
+        fs::write(&path, text).unwrap();
         path
     };
-    programs.iter().map(unit).collect()
+    programs.iter().map(service).chain(sockets).map(write).collect()
 }
 
 fn systemd_analyze(arguments: &[&str], units: &[std::path::PathBuf]) -> std::process::Output {
@@ -44,20 +70,18 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 #[test]
 fn the_units_leave_the_programs_little_that_they_could_harm() {
     let folder = tempfile::tempdir().unwrap();
-    for unit in units_in(folder.path()) {
+    for unit in &units_in(folder.path())[..2] {
         // 100 is a service with all rights; the threshold is 2.0
-        let output = systemd_analyze(&["security", "--offline=true", "--threshold=20", "--no-pager"], &[unit]);
+        let output = systemd_analyze(
+            &["security", "--offline=true", "--threshold=20", "--no-pager"],
+            std::slice::from_ref(unit),
+        );
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 }
 
 #[test]
 fn both_units_share_user_and_folder_and_every_flag_they_give_exists() {
-    let value = |unit: &str, key: &str| -> String {
-        let text = fs::read_to_string(workspace().join("deploy/systemd").join(unit)).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{key}=")));
-        line.unwrap_or_else(|| panic!("no {key} in {unit}")).to_owned()
-    };
     for key in ["User", "Group", "StateDirectory", "Environment", "UMask"] {
         let both = ["tallylight-collector.service", "tallylight-compactor.service"].map(|unit| value(unit, key));
         assert_eq!(both[0], both[1], "{key}");
@@ -76,6 +100,34 @@ fn both_units_share_user_and_folder_and_every_flag_they_give_exists() {
         for flag in flags.chain([format!("--{variable}")]) {
             assert!(help.contains(&format!("{flag} ")), "{unit} uses {flag}, which is not in --help:\n{help}");
         }
+    }
+}
+
+#[test]
+fn the_sockets_are_where_the_programs_listen_by_default_and_as_large() {
+    let help = |binary: std::path::PathBuf| {
+        let output = Command::new(binary).arg("--help").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (collector, compactor) = (help(collector_binary()), help(compactor_binary()));
+    let listens = |socket: &str| [values(socket, "ListenStream"), values(socket, "ListenDatagram")].concat();
+    for (socket, name, help) in SOCKETS.into_iter().zip(["http", "udp", "admin", "admin"]).map(|(socket, name)| {
+        let is_compactors = socket.starts_with("tallylight-compactor");
+        (socket, name, if is_compactors { &compactor } else { &collector })
+    }) {
+        let [addr] = &listens(socket)[..] else { panic!("{socket} listens at not one address") };
+        let described = help.split(&format!("--{name} <ADDR>")).nth(1).unwrap();
+        let described = described.split("\n      --").next().unwrap();
+        assert!(described.contains(&format!("[default: {addr}")), "{socket}: {addr} is not in {described}");
+        assert_eq!(value(socket, "FileDescriptorName"), name);
+        assert_eq!(value(socket, "BindIPv6Only"), "ipv6-only", "[::] beside 0.0.0.0");
+    }
+    assert!(collector.contains("[default: 4MiB]"));
+    assert_eq!(value(SOCKETS[1], "ReceiveBuffer"), "4M");
+    let given: Vec<String> = value("tallylight-collector.service", "Sockets").split(' ').map(str::to_owned).collect();
+    assert_eq!(given, SOCKETS[..3]);
+    for socket in &SOCKETS[1..3] {
+        assert_eq!(value(socket, "Service"), "tallylight-collector.service");
     }
 }
 

@@ -1,13 +1,14 @@
 //! A file system that fills up under load, with log and output on it: nothing crashes, whoever sends is told, and
 //! once there is room again all goes on by itself.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
 use crate::client::{self, Click, Client, Form};
-use crate::disk::{Ballast, Disk};
+use crate::harness::disk::{Ballast, Disk};
 use crate::harness::{
     Collector, Compactor, assert_audit, assert_compactor_ledger_adds_up, assert_ledger_adds_up, request, wait_for,
     wait_for_within,
@@ -184,4 +185,26 @@ fn a_tmpfs_that_fills_up_stops_nothing_and_loses_nothing_that_was_acknowledged()
 #[test]
 fn an_ext4_that_fills_up_stops_nothing_and_loses_nothing_that_was_acknowledged() {
     a_full_disk_is_a_state(&Disk::ext4(96 << 20));
+}
+
+#[test]
+fn a_disk_that_something_else_fills_up_is_seen_in_the_metrics_without_traffic() {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let disk = Disk::tmpfs("64m");
+    let collector = Collector::start(&disk.path.join("data"), &["--segment-size", "1MiB", "--reserve", "4MiB"]);
+    let metrics = || collector.metrics();
+    let free_is_shown = || {
+        wait_for("the metric to say what is free", || {
+            let disk = rustix::fs::statvfs(&disk.path).unwrap();
+            #[expect(clippy::cast_precision_loss, reason = "some MiB")]
+            let free = (disk.f_bavail * disk.f_frsize) as f64;
+            (metrics().get("tallylight_log_disk_free_bytes") == free).then_some(free)
+        })
+    };
+    let before = free_is_shown();
+    fs::write(disk.path.join("something else"), vec![1; 10 << 20]).unwrap();
+    assert_eq!(free_is_shown(), before - 10.0 * MIB);
+    for (name, expected) in [("disk_reserve_bytes", 4.0 * MIB), ("segment_size_bytes", MIB), ("segments", 1.0)] {
+        assert_eq!(metrics().get(&format!("tallylight_log_{name}")), expected, "{name}");
+    }
 }

@@ -6,24 +6,32 @@
 #[path = "../../../collector/tests/harness/mod.rs"]
 mod harness;
 
+mod batch;
 mod browsers;
 mod client;
+mod containers;
 mod crowd;
+mod deb;
 mod deploy;
-mod disk;
 mod disk_full;
 mod docs;
 mod freshness;
+mod fronts;
+mod isolated;
 mod killed;
+mod manual;
 mod mutants;
+mod operations;
 mod out;
 mod outputs;
 mod power_cut;
 mod program;
 mod prometheus;
 mod python;
+mod restarts;
 mod segments;
 mod soak;
+mod terminal;
 mod testlog;
 mod udp;
 mod whole_path;

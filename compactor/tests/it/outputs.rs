@@ -10,7 +10,6 @@ use arrow_array::types::{Float64Type, Int64Type, TimestampMillisecondType};
 use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use tallylight_compactor::compaction::{Compaction, Config};
 use tallylight_compactor::groups::By;
 use tallylight_compactor::hours::Bounds;
@@ -31,6 +30,7 @@ fn compact(data: &Path, by: &[By]) -> PathBuf {
         index_limits: Limits::default(),
         bounds: Bounds::default(),
         hour_bytes: usize::MAX,
+        watchdog: Default::default(),
         rows: true,
     };
     let mut compaction = Compaction::open(config).unwrap();
@@ -273,66 +273,4 @@ fn events_have_every_first_copy_once_with_all_its_columns() {
     }
     let counted: i64 = model(&events, &[]).values().map(|group| group.events + group.bot_events).sum();
     assert_eq!(rows, counted);
-}
-
-/// Columns as the Parquet file itself declares them.
-fn declared(file: &Path) -> Vec<String> {
-    let reader = SerializedFileReader::new(Bytes::from(fs::read(file).unwrap())).unwrap();
-    let schema = reader.metadata().file_metadata().schema_descr();
-    let describe = |column: usize| {
-        let column = schema.column(column);
-        let logical = column.logical_type_ref().map(|logical| format!(" {logical:?}")).unwrap_or_default();
-        let null = if column.self_type().is_optional() { " null" } else { "" };
-        format!("{} {}{logical}{null}", column.path(), column.physical_type())
-    };
-    (0..schema.num_columns()).map(describe).collect()
-}
-
-#[test]
-fn columns_and_types_are_those_of_the_contract() {
-    let folder = testlog::folder();
-    let mut log = TestLog::new(folder.path(), 1 << 20);
-    log.event(&event(4, 0));
-    log.commit();
-    let out = compact(folder.path(), &[By::Placement]);
-    let time = "INT64 Timestamp(TimestampType { is_adjusted_to_u_t_c: true, unit: MILLIS })";
-    let hourly = declared(&files(&out.join("hourly"))[0].1);
-    let expected = [
-        format!("\"hour_start\" {time}"),
-        "\"site\" BYTE_ARRAY String".into(),
-        "\"event\" BYTE_ARRAY String".into(),
-        "\"target\" BYTE_ARRAY String".into(),
-        "\"placement\" BYTE_ARRAY String".into(),
-        "\"events\" INT64".into(),
-        "\"bot_events\" INT64".into(),
-        "\"duplicates\" INT64".into(),
-        "\"late\" INT64".into(),
-        "\"client_lost\" INT64".into(),
-        "\"visitors\" INT64".into(),
-        "\"visitors_sketch\" BYTE_ARRAY".into(),
-        "\"value_sum\" DOUBLE null".into(),
-        format!("\"first_at\" {time} null"),
-        format!("\"last_at\" {time} null"),
-    ];
-    assert_eq!(hourly, expected);
-    let events = declared(&files(&out.join("events"))[0].1);
-    let texts = ["site", "event", "target", "page", "item", "placement", "visitor", "user_agent", "ip", "front"];
-    let mut expected = vec![
-        "\"id\" FIXED_LEN_BYTE_ARRAY".to_owned(),
-        "\"position\" INT64".to_owned(),
-        format!("\"event_at\" {time}"),
-        format!("\"received_at\" {time}"),
-    ];
-    expected.extend(texts.map(|name| format!("\"{name}\" BYTE_ARRAY String")));
-    expected.extend(
-        [
-            "\"value\" DOUBLE null",
-            "\"lost\" INT64",
-            "\"bot\" BOOLEAN",
-            "\"props.key_value.key\" BYTE_ARRAY String",
-            "\"props.key_value.value\" BYTE_ARRAY String",
-        ]
-        .map(str::to_owned),
-    );
-    assert_eq!(events, expected);
 }

@@ -2,12 +2,15 @@
 //! once, whatever is sent again.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
+use tallylight_collector::log::{Log, Options};
 
 use crate::client::{self, Click, Client, Form};
 use crate::harness::{Collector, Compactor, assert_audit, assert_ledger_adds_up, wait_for};
 use crate::segments::{self, Marks};
+use crate::testlog::{self, START, TestLog};
 use crate::{out, python};
 
 /// Nothing is synced but what asks for it.
@@ -53,6 +56,27 @@ fn once(data: &Path, out: &Path) {
 /// Events, duplicates and rows of `events`, of a target.
 fn of_target(totals: &Value, target: &str) -> [u64; 3] {
     ["events", "duplicates", "rows"].map(|name| totals["targets"][target][name].as_u64().unwrap_or(0))
+}
+
+#[test]
+fn what_no_source_tells_is_not_taken_from_the_sum_of_a_later_record() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    // what told which source they are of is torn
+    log.counts.datagrams.duplicate = 3;
+    log.ledger(START);
+    log.commit();
+    let options = Options {
+        data: folder.path().to_owned(),
+        node: log.node,
+        segment_size: 1 << 20,
+        sync_interval: Duration::from_secs(1),
+        reserve: 0,
+        watchdog: Default::default(),
+    };
+    let (log, recovered) = Log::start(options, |error| panic!("{error}")).unwrap();
+    log.finish();
+    assert_eq!(recovered.counts.datagrams.duplicate, 0, "the copies would be counted again");
 }
 
 fn the_power_goes(ran: Ran, marks: Marks) {

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tallylight_proto::layout;
 use tallylight_proto::time::Hour;
 
+use crate::harness::{Compactor, Sockets, Systemd};
 use crate::testlog::{self, HOUR, MINUTE, START, TestLog, aged, crawled, event};
 
 fn command(data: &Path, args: &[&str]) -> Command {
@@ -296,9 +297,12 @@ fn following_publishes_as_the_log_grows_and_shows_its_ledger() {
         "events_counted_total",
         "duplicate_events_total",
         "bot_events_total",
+        "late_events_total",
+        "client_lost_events_total",
         "damaged_records_total",
         "torn_records_total",
-        "client_lost_events_total",
+        "open_partitions",
+        "complete_through_timestamp_seconds",
         "lag_seconds",
         "lag_bytes",
         "ledger_mismatches_total",
@@ -312,10 +316,11 @@ fn following_publishes_as_the_log_grows_and_shows_its_ledger() {
     log.event(&crawled(11, 0));
     log.commit();
     until("three events", || (following.metric("tallylight_compactor_events_read_total") == 3.0).then_some(()));
-    log.event(&event(12, 2 * HOUR));
+    log.event(&aged(12, 2 * HOUR, MINUTE + 1));
     log.commit();
     until("one more", || (following.metric("tallylight_compactor_events_read_total") == 4.0).then_some(()));
     assert_eq!(following.metric("tallylight_compactor_events_counted_total"), 2.0);
+    assert_eq!(following.metric("tallylight_compactor_late_events_total"), 1.0);
     assert_eq!(following.metric("tallylight_compactor_duplicate_events_total"), 1.0);
     assert_eq!(following.metric("tallylight_compactor_bot_events_total"), 1.0);
     assert_eq!(following.metric("tallylight_compactor_client_lost_events_total"), 1.0);
@@ -323,11 +328,38 @@ fn following_publishes_as_the_log_grows_and_shows_its_ledger() {
     assert_eq!(following.metric("tallylight_compactor_lag_seconds"), 0.0);
     let before = watermark(&data).unwrap();
     assert_eq!(before["complete_through"], "2026-11-22T14:00:00Z");
+    let complete_through = following.metric("tallylight_compactor_complete_through_timestamp_seconds");
+    assert_eq!(complete_through * 1e3, Hour::parse("2026-11-22T14:00:00Z").unwrap().start() as f64);
+    assert_eq!(following.metric("tallylight_compactor_open_partitions"), 1.0);
     assert_eq!(before["position"], log.places[3].0, "the open hour's events wait");
     assert_eq!(following.terminate(), 0);
     let after = watermark(&data).unwrap();
     assert_eq!(after["position"], log.position(), "at the end nothing waits");
     assert_eq!(after["counts"]["read"], 4);
+}
+
+#[test]
+fn systemd_hands_it_its_admin_port_and_is_told_that_it_follows_lives_and_ends() {
+    let (_folder, mut log) = log();
+    log.event(&event(1, 0));
+    log.commit();
+    let systemd = Systemd::new();
+    let mut environment = systemd.environment();
+    environment.push(("WATCHDOG_USEC", "900000".into()));
+    let sockets = Sockets::open();
+    // it sleeps for longer than it may be silent
+    let flags = ["--every", "1h", "--admin", "192.0.2.1:1"];
+    let mut compactor = Compactor::follow_on(&sockets, &environment, &log.data, &flags);
+    while systemd.hear() != "READY=1\nSTATUS=following the log" {}
+    let period = Duration::from_millis(900);
+    systemd.heard_within(period);
+    let heard = systemd.heard_within(4 * period);
+    assert!((8..=13).contains(&heard), "{heard}");
+    assert_eq!(compactor.metrics().get("tallylight_compactor_events_read_total"), 1.0);
+    compactor.tell_to_end();
+    let stopping = until("it to say so", || Some(systemd.hear()).filter(|said| said != "WATCHDOG=1"));
+    assert_eq!(stopping, "STOPPING=1\nSTATUS=committing what has been read");
+    assert!(until("its end", || compactor.ended()).success());
 }
 
 #[test]

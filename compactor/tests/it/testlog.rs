@@ -202,12 +202,19 @@ impl TestLog {
 
     /// Writes a mark into both its slots.
     pub fn write_mark(&self, kind: MarkKind, mark: Mark) {
+        (0..2).for_each(|slot| self.write_slot(kind, mark, slot));
+    }
+
+    /// Writes it into one of them only.
+    pub fn write_mark_once(&self, kind: MarkKind, mark: Mark) {
+        self.write_slot(kind, mark, 0);
+    }
+
+    fn write_slot(&self, kind: MarkKind, mark: Mark, slot: usize) {
         let mut page = [0; HEADER_LEN];
-        for slot in 0..2 {
-            mark.write(&mut page, self.salt, kind, slot);
-            let at = Mark::offset(kind, slot);
-            self.patch(at as u64, &page[at..at + 24]);
-        }
+        mark.write(&mut page, self.salt, kind, slot);
+        let at = Mark::offset(kind, slot);
+        self.patch(at as u64, &page[at..at + 24]);
     }
 
     fn begin(&mut self, at: Millis) {

@@ -59,13 +59,19 @@ def mutated(mutant, root):
 def copy_tree(to):
     """The committed tree; a file that is as it was keeps its time, and is not built again."""
     tar = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
+    paths = set()
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         for member in archive:
             if member.isfile():
                 path, content = to / member.name, archive.extractfile(member).read()
+                paths.add(path)
                 if not path.exists() or path.read_bytes() != content:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(content)
+    # one that is gone may be a module that would now be there twice
+    for path in to.rglob("*.rs"):
+        if path not in paths:
+            path.unlink()
 
 
 def cargo(arguments, *more):

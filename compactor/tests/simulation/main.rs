@@ -20,11 +20,14 @@
 mod each_call;
 mod figures;
 mod life;
+mod moments;
 mod names;
 mod oracle;
 mod outputs;
 mod plan;
 mod programs;
+#[path = "../it/testlog.rs"]
+mod testlog;
 mod traffic;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

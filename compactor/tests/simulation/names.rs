@@ -17,7 +17,7 @@ use crate::programs::{COLLECTOR, COMPACTOR, out};
 pub struct UnsyncedNames {
     /// Folders in which a process has renamed, or made a folder.
     folders: BTreeMap<Process, BTreeSet<PathBuf>>,
-    /// Those of its outputs in which a compactor had done so that is no more.
+    /// Those in which one had done so that is no more: of a compactor, its outputs.
     left: BTreeSet<PathBuf>,
     /// The folder of what a process is about to rename.
     renaming: BTreeMap<Process, PathBuf>,
@@ -66,13 +66,14 @@ impl UnsyncedNames {
 
     /// The collector has recovered its log.
     pub fn collector_has_recovered(&self) {
-        let left = self.folders.get(&COLLECTOR).filter(|folders| !folders.is_empty());
-        assert!(left.is_none(), "the log is recovered, and a power cut could take back what was renamed in {left:?}");
+        let all = self.folders.get(&COLLECTOR).into_iter().flatten().chain(&self.left);
+        let left: Vec<&PathBuf> = all.filter(|folder| !folder.starts_with(out())).collect();
+        assert!(left.is_empty(), "the log is recovered, and a power cut could take back what was renamed in {left:?}");
     }
 
     /// The collector is gone: the next one must see to what it has left.
     pub fn collector_died(&mut self) {
-        self.folders.remove(&COLLECTOR);
+        self.left.extend(self.folders.remove(&COLLECTOR).unwrap_or_default());
     }
 
     /// The compactor says that a pass is done.

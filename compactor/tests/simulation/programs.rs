@@ -52,6 +52,7 @@ impl Collector {
             segment_size: plan.segment_size,
             sync_interval: plan.sync_interval,
             reserve: 2 * plan.segment_size,
+            watchdog: Default::default(),
         };
         let (log, recovered) = LogByTurns::start(&options)?;
         let sites = watch::channel(Arc::new(Sites::load(&[], None).expect("no file is read"))).1;
@@ -86,6 +87,7 @@ impl Compactor {
             index_limits: Limits { head_copies: 20, cache_bytes: 1 << 16 },
             bounds: Bounds { part_bytes: 16 << 10, ..Bounds::default() },
             hour_bytes: usize::MAX,
+            watchdog: Default::default(),
             rows: true,
         };
         Self { config, compaction: None, has_failed: false }

@@ -24,6 +24,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use crate::handed_over::{HandedOver, HandedOverError};
 use crate::process;
 
 /// Connections at a time; a few scrapers and probes keep one each.
@@ -38,6 +39,9 @@ const STALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often histograms are drained; they keep every sample until then.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The `FileDescriptorName=` of the socket that is this port's, if it is handed over.
+const NAME: &str = "admin";
 
 /// What every program has.
 const PATHS: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
@@ -87,6 +91,9 @@ pub enum AdminError {
         /// The system's reason.
         source: io::Error,
     },
+    /// What was handed over is not a listening TCP socket.
+    #[error(transparent)]
+    HandedOver(#[from] HandedOverError),
     /// The system gave no thread or no event queue.
     #[error("cannot start the admin port")]
     Start {
@@ -104,19 +111,32 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Takes the address. Separate from [`AdminServer::serve`], so that a taken port is known before any work
-    /// is begun.
+    /// Takes the address, or of these sockets the one that is meant for it. Separate from [`AdminServer::serve`], so that a
+    /// taken port is known before any work is begun.
     ///
     /// # Errors
     /// If the address cannot be had.
-    pub fn bind(addr: SocketAddr) -> Result<Self, AdminError> {
-        let listen = || {
-            let listener = TcpListener::bind(addr)?;
-            listener.set_nonblocking(true)?;
-            Ok((listener.local_addr()?, listener))
+    pub fn bind(addr: SocketAddr, handed_over: &mut Vec<HandedOver>) -> Result<Self, AdminError> {
+        if let Some(place) = handed_over.iter().position(|one| one.name == NAME) {
+            return Ok(Self::take_over(handed_over.remove(place))?);
+        }
+        let bound = TcpListener::bind(addr).and_then(Self::of);
+        bound.map_err(|source| AdminError::Bind { addr, source })
+    }
+
+    fn take_over(handed_over: HandedOver) -> Result<Self, HandedOverError> {
+        let HandedOver { name, fd, socket } = handed_over;
+        let taken = match socket.is_listener() {
+            Ok(true) => Self::of(socket.into()),
+            Ok(false) => Err(io::ErrorKind::InvalidInput.into()),
+            Err(error) => Err(error),
         };
-        let (local_addr, listener) = listen().map_err(|source| AdminError::Bind { addr, source })?;
-        Ok(Self { listener, local_addr })
+        taken.map_err(|source| HandedOverError { name, fd, source })
+    }
+
+    fn of(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { local_addr: listener.local_addr()?, listener })
     }
 
     /// The address taken, with the port that port 0 became.
@@ -316,7 +336,7 @@ mod tests {
             ready: check,
             further: [further].into(),
         };
-        let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let server = AdminServer::bind("127.0.0.1:0".parse().unwrap(), &mut Vec::new()).unwrap();
         Fixture { serving: server.serve(pages).unwrap(), state, refreshed }
     }
 
@@ -400,9 +420,24 @@ mod tests {
     fn a_taken_address_is_named_and_a_dropped_port_is_free_again() {
         let fixture = serve();
         let addr = fixture.serving.local_addr();
-        let error = AdminServer::bind(addr).unwrap_err();
+        let error = AdminServer::bind(addr, &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot listen on admin address {addr}"));
         drop(fixture);
-        assert!(AdminServer::bind(addr).is_ok());
+        assert!(AdminServer::bind(addr, &mut Vec::new()).is_ok());
+    }
+
+    #[test]
+    fn of_the_sockets_that_are_handed_over_it_takes_the_one_with_its_name() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let not_listening = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let one = |name: &str, socket| HandedOver { name: name.into(), fd: 3, socket };
+        let mut handed_over = vec![one("http", other.into()), one("admin", listener.into())];
+        let nowhere = "192.0.2.1:1".parse().unwrap();
+        assert_eq!(AdminServer::bind(nowhere, &mut handed_over).unwrap().local_addr(), addr);
+        assert_eq!(handed_over.len(), 1);
+        let error = AdminServer::bind(nowhere, &mut vec![one("admin", not_listening.into())]).unwrap_err();
+        assert_eq!(error.to_string(), "the socket admin handed over as descriptor 3 cannot be used");
     }
 }

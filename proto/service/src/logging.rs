@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::bar;
+
 /// Lines that wait for stderr before more are dropped: about a megabyte at worst, seconds of the busiest log.
 const LINES_WAITING: usize = 4096;
 
@@ -56,7 +58,7 @@ pub fn init() -> FlushGuard {
     let guard = FlushGuard { lines: writer.clone() };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none())
+        .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()))
         .with_writer(writer)
         .log_internal_errors(false);
     // an error means that a subscriber is there already: it keeps the log
@@ -145,7 +147,7 @@ fn write_lines(lines: &Receiver<Message>, mut sink: impl Write, mut told: u64) {
         });
         match message {
             Ok(Message::Line(line)) => {
-                if sink.write_all(&line).is_err() {
+                if bar::aside(|| sink.write_all(&line)).is_err() {
                     LOST.fetch_add(1, Relaxed);
                     // losses of a sink that fails cannot be told to it
                     told += 1;
@@ -164,7 +166,7 @@ fn write_lines(lines: &Receiver<Message>, mut sink: impl Write, mut told: u64) {
 fn tell_losses(sink: &mut impl Write, told: &mut u64) {
     let lost = lost_lines();
     let line = format!("({} log lines lost: stderr was too slow)\n", lost.saturating_sub(*told));
-    if lost > *told && sink.write_all(line.as_bytes()).is_ok() {
+    if lost > *told && bar::aside(|| sink.write_all(line.as_bytes())).is_ok() {
         *told = lost;
     }
 }

@@ -6,6 +6,9 @@
 
 use std::fmt::{Display, Write};
 use std::fs;
+use std::sync::OnceLock;
+
+use tallylight_host::clock;
 
 /// Clock ticks a second in `/proc`: the kernel's user interface fixes it (`USER_HZ`), whatever its own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -20,14 +23,17 @@ pub fn render(page: &mut String, version: &str) {
     };
     let build = format!("{{version=\"{version}\"}} 1");
     one("tallylight_build_info", "gauge", "The build that is running; always 1.", Some(&build));
+    let now = format!(" {}", seconds(clock::now()));
+    let help = "The wall clock of this machine: events get their hours by it, so compare it with another one.";
+    one("tallylight_clock_timestamp_seconds", "gauge", help, Some(&now));
     let lost = format!(" {}", crate::logging::lost_lines());
-    one("tallylight_stderr_lines_lost_total", "counter", "Log lines that stderr did not take in time.", Some(&lost));
+    let help = "Log lines that stderr did not take in time: whatever reads it is stuck or slow.";
+    one("tallylight_stderr_lines_lost_total", "counter", help, Some(&lost));
 
     let stat = fs::read_to_string("/proc/self/stat").ok().and_then(|text| Stat::parse(&text));
     let cpu = stat.as_ref().map(|stat| format!(" {}", stat.cpu_seconds));
     one("process_cpu_seconds_total", "counter", "User and system CPU time spent.", as_display(&cpu));
-    let boot = fs::read_to_string("/proc/stat").ok().and_then(|text| boot_seconds(&text));
-    let start = boot.zip(stat).map(|(boot, stat)| format!(" {}", boot + stat.started_after_boot_seconds));
+    let start = stat.and_then(|stat| start_seconds(&stat)).map(|seconds| format!(" {seconds}"));
     one("process_start_time_seconds", "gauge", "Start time since the Unix epoch.", as_display(&start));
     let resident = fs::read_to_string("/proc/self/status").ok().and_then(|text| resident_bytes(&text));
     let resident = resident.map(|bytes| format!(" {bytes}"));
@@ -38,6 +44,11 @@ pub fn render(page: &mut String, version: &str) {
     let limit = fs::read_to_string("/proc/self/limits").ok().and_then(|text| open_files_limit(&text));
     let limit = limit.map(|limit| format!(" {limit}"));
     one("process_max_fds", "gauge", "Limit of open file descriptors.", as_display(&limit));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds fit into a double for long")]
+fn seconds(millis: i64) -> f64 {
+    millis as f64 / 1e3
 }
 
 fn as_display(text: &Option<String>) -> Option<&dyn Display> {
@@ -62,6 +73,14 @@ impl Stat {
             started_after_boot_seconds: ticks(22)? / TICKS_PER_SECOND,
         })
     }
+}
+
+/// When this process started, since the Unix epoch, by the clock of when that was first asked for: the kernel goes by the
+/// clock of now, and whoever counts restarts would take a clock that is set for one.
+fn start_seconds(stat: &Stat) -> Option<f64> {
+    static BOOT: OnceLock<Option<f64>> = OnceLock::new();
+    let boot = *BOOT.get_or_init(|| fs::read_to_string("/proc/stat").ok().and_then(|text| boot_seconds(&text)));
+    Some(boot? + stat.started_after_boot_seconds)
 }
 
 /// When the machine started, since the Unix epoch: the line `btime` of `/proc/stat`.
@@ -125,6 +144,7 @@ mod tests {
         assert!(value("process_max_fds") >= value("process_open_fds"));
         assert!(value("process_start_time_seconds") > 1_700_000_000.0);
         assert!(value("process_cpu_seconds_total") >= 0.0);
+        assert!((value("tallylight_clock_timestamp_seconds") * 1e3 - clock::now() as f64).abs() < 60_000.0);
         assert!(value("tallylight_stderr_lines_lost_total") >= 0.0);
     }
 }

@@ -3,9 +3,13 @@
 //! The rule kept here: [`install`] comes before any handle is made. A `metrics::Counter` made earlier belongs
 //! to no recorder and counts nothing, for ever and without a word.
 //!
+//! [`counter`] and its like make handles: a name stands in one place, with the HELP text that says what to do about it. A
+//! label's values are all given when the handles are made, so that there are never more series than at the start.
+//!
 //! Histograms keep every sample until they are drained: [`AdminServer::serve`](crate::AdminServer::serve)
 //! drains them each few seconds, so a program that records histograms needs an admin port.
 
+use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use thiserror::Error;
 
@@ -57,6 +61,46 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
     PrometheusBuilder::new()
         .set_buckets(&COUNT_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)
+}
+
+/// A counter, at 0.
+pub fn counter(name: &'static str, help: &'static str) -> Counter {
+    metrics::describe_counter!(name, help);
+    metrics::counter!(name)
+}
+
+/// A counter for each value of a label.
+pub fn counters<const N: usize>(
+    name: &'static str,
+    label: &'static str,
+    values: [&'static str; N],
+    help: &'static str,
+) -> [Counter; N] {
+    metrics::describe_counter!(name, help);
+    values.map(|value| metrics::counter!(name, label => value))
+}
+
+/// A gauge, at 0.
+pub fn gauge(name: &'static str, help: &'static str) -> Gauge {
+    metrics::describe_gauge!(name, help);
+    metrics::gauge!(name)
+}
+
+/// A histogram of nothing.
+pub fn histogram(name: &'static str, help: &'static str) -> Histogram {
+    metrics::describe_histogram!(name, help);
+    metrics::histogram!(name)
+}
+
+/// A histogram for each value of a label.
+pub fn histograms<const N: usize>(
+    name: &'static str,
+    label: &'static str,
+    values: [&'static str; N],
+    help: &'static str,
+) -> [Histogram; N] {
+    metrics::describe_histogram!(name, help);
+    values.map(|value| metrics::histogram!(name, label => value))
 }
 
 #[cfg(test)]

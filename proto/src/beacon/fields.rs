@@ -34,7 +34,8 @@ macro_rules! keys {
             pub(super) fn of(key: &str) -> Self {
                 match key {
                     $($name => Self::Known(Key::$key),)*
-                    "" | "ack" | "debug" | "key" | "sig" => Self::Ignored,
+                    "debug" => Self::Debug,
+                    "" | "ack" | "key" | "sig" => Self::Ignored,
                     _ => Self::Property,
                 }
             }
@@ -63,6 +64,8 @@ pub(super) enum Name {
     Known(Key),
     /// It is kept as it is.
     Property,
+    /// It says that the event is only to be shown.
+    Debug,
     /// It is for the door, or empty.
     Ignored,
 }
@@ -78,16 +81,18 @@ const PROP_BYTES: usize = 8;
 pub(super) struct Fields<'a> {
     known: [Cow<'a, str>; Key::NAMES.len()],
     props: Props<'a>,
+    wants_debug: bool,
 }
 
 impl<'a> Fields<'a> {
-    /// Reads a query string or a form.
+    /// Reads a form, or whatever else looks like a query string.
     pub(super) fn of_query(query: &'a [u8]) -> Self {
-        let mut fields = Self::default();
-        for (key, text) in query::pairs(query) {
-            fields.put(Name::of(&key), key, Some(text));
-        }
-        fields
+        query::pairs(query).collect()
+    }
+
+    /// Reads the query string of a URL.
+    pub(super) fn of_text(query: &'a str) -> Self {
+        query::pairs_of_text(query).collect()
     }
 
     /// Sets what a key says; the last time counts. No text: it is missing.
@@ -95,8 +100,14 @@ impl<'a> Fields<'a> {
         match name {
             Name::Known(key) => self.known[key as usize] = text.unwrap_or_default(),
             Name::Property => self.props.set(key, text),
+            Name::Debug => self.wants_debug = text.is_some_and(|text| text == "1"),
             Name::Ignored => {}
         }
+    }
+
+    /// Whether it is only to be shown.
+    pub(super) fn wants_debug(&self) -> bool {
+        self.wants_debug
     }
 
     /// Sets what one key says, unless that is nothing.
@@ -155,6 +166,16 @@ impl<'a> Fields<'a> {
             return Err(Detail::TooLarge);
         }
         Ok(event)
+    }
+}
+
+impl<'a> FromIterator<(Cow<'a, str>, Cow<'a, str>)> for Fields<'a> {
+    fn from_iter<I: IntoIterator<Item = (Cow<'a, str>, Cow<'a, str>)>>(pairs: I) -> Self {
+        let mut fields = Self::default();
+        for (key, text) in pairs {
+            fields.put(Name::of(&key), key, Some(text));
+        }
+        fields
     }
 }
 

@@ -70,13 +70,39 @@ pub struct Context<'a> {
     pub private: bool,
 }
 
-/// Reads the one event that a URL's query is: the pixel.
+/// What a URL's query says of the one event that it is: the pixel.
+pub struct Query<'a>(Fields<'a>);
+
+impl<'a> Query<'a> {
+    /// Reads it.
+    pub fn of(query: &'a str) -> Self {
+        Self(Fields::of_text(query))
+    }
+
+    /// Whether the event is only to be shown (`debug=1`).
+    pub fn wants_debug(&self) -> bool {
+        self.0.wants_debug()
+    }
+
+    /// Checks it.
+    ///
+    /// # Errors
+    /// If it says what no event has.
+    pub fn into_event(self, context: &Context<'a>, new_id: &mut dyn FnMut() -> Id) -> Result<Event<'a>, Reject> {
+        Ok(self.0.into_event(DEFAULT_EVENT, 0, context, new_id)?)
+    }
+}
+
+/// Reads the one event that a URL's query is, and checks it.
+///
+/// # Errors
+/// As [`Query::into_event`].
 pub fn from_query<'a>(
     query: &'a str,
     context: &Context<'a>,
     new_id: &mut dyn FnMut() -> Id,
 ) -> Result<Event<'a>, Reject> {
-    Ok(Fields::of_query(query.as_bytes()).into_event(DEFAULT_EVENT, 0, context, new_id)?)
+    Query::of(query).into_event(context, new_id)
 }
 
 /// Makes the one event that following a signed link is. What the link does not say has the same defaults as everywhere,

@@ -64,7 +64,7 @@ fn put<'a>(fields: &mut Fields<'a>, key: Cow<'a, str>, raw: &'a str) -> Result<(
         Some(b'n') => None,
         Some(b'{' | b'[') => match name {
             Name::Known(key) => return Err(Detail::NotPlain { key: key.name() }),
-            Name::Property | Name::Ignored => Some(compact(raw)),
+            Name::Property | Name::Debug | Name::Ignored => Some(compact(raw)),
         },
         _ => Some(Cow::Borrowed(raw)),
     };

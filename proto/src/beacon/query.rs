@@ -11,7 +11,15 @@ use memchr::{memchr2, memchr3_iter};
 /// The pairs of a query string, decoded, in order. A piece without `=` has an empty value.
 pub(crate) fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     // looked at once and not piece by piece: most queries are text
-    let text = str::from_utf8(query).ok();
+    pairs_of(query, str::from_utf8(query).ok())
+}
+
+/// The same of what is known to be text.
+pub(crate) fn pairs_of_text(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    pairs_of(query.as_bytes(), Some(query))
+}
+
+fn pairs_of<'a>(query: &'a [u8], text: Option<&'a str>) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
     pieces(query).map(move |piece| {
         let decode = |range: Range<usize>| match text {
             Some(text) if !piece.has_escapes => Cow::Borrowed(&text[range]),

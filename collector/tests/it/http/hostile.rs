@@ -84,7 +84,8 @@ fn requests_that_are_no_http_are_refused_and_harm_nobody() {
         ("a blank before the colon", head("A : b"), &[400]),
         ("a header without a colon", head("A"), &[400]),
         ("an empty name", head(": b"), &[400]),
-        ("40 KiB of a header", head(&format!("A: {}", "b".repeat(40_000))), &[431]),
+        // hyper looks whether it is too much between two reads
+        ("100 KB of a header", head(&format!("A: {}", "b".repeat(100_000))), &[431]),
         ("150 headers", head(many.trim_end()), &[431]),
         ("a long path", format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(70_000)).into_bytes(), &[414, 431]),
         ("an unknown version", b"GET /api/beacon HTTP/9.9\r\n\r\n".to_vec(), &[400]),

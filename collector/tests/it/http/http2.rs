@@ -1,6 +1,7 @@
 //! HTTP/2 with prior knowledge, on the same port.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tallylight_proto::link::Link;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::Fixture;
@@ -20,20 +22,24 @@ use crate::harness::datagrams::key;
 use crate::harness::{PATIENCE, wait_for};
 use crate::udp::key_file;
 
-type Sender = SendRequest<Full<Bytes>>;
+pub type Sender = SendRequest<Full<Bytes>>;
 
-fn run<F: Future>(future: F) -> F::Output {
+pub fn run<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 async fn connect(fixture: &Fixture) -> Sender {
-    let stream = TcpStream::connect(fixture.collector.http).await.unwrap();
-    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
+    open(fixture.collector.http).await.0
 }
 
-fn send(
+/// A connection, and what ends when it does.
+pub async fn open(addr: SocketAddr) -> (Sender, JoinHandle<hyper::Result<()>>) {
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+pub fn send(
     sender: &mut Sender,
     method: &str,
     path: &str,

@@ -5,13 +5,15 @@ mod attacks;
 mod bodies;
 mod connections;
 mod hostile;
-mod http2;
+pub mod http2;
 mod http2_attacks;
 mod limits;
+mod proxy_protocol;
 mod redirect;
 mod script;
 mod sign_link;
 mod visitors;
+mod whole;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};

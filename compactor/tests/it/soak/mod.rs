@@ -8,7 +8,7 @@
 //!
 //! `make soak MINUTES=30` runs it on release binaries. A minute of it is among the tests.
 
-mod clock;
+pub mod clock;
 mod faults;
 mod flat;
 mod journal;

@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::clock::Clock;
-use crate::disk::{Ballast, Disk};
+use crate::harness::disk::{Ballast, Disk};
 use crate::harness::{Collector, Compactor, Process};
 
 /// Small segments that are soon let go of, so that files are used again and again.

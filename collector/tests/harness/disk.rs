@@ -65,6 +65,11 @@ impl Ballast {
         Self(disk.path.join("ballast"))
     }
 
+    /// A file of another name.
+    pub fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     /// Grows until the disk is full. Also what becomes free later is taken when this is called again.
     pub fn grow(&self) {
         let mut file = OpenOptions::new().create(true).append(true).open(&self.0).unwrap();

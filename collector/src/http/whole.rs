@@ -1,0 +1,308 @@
+//! Beacons that come as nearly all do: one whole request of HTTP/1.1 in one read.
+//!
+//! The rule kept here: **what is answered here is answered as it would be over hyper, and whatever is out of the ordinary goes
+//! there**, with all that was read: half a request or more than one, another path, a body in chunks, the collector's end. The
+//! connection then stays with hyper. What is here is read by hyper's own parser and
+//! judged and answered by the same code; what is saved is a map of each head, twice, which is most of what a beacon costs.
+//!
+//! An idle connection holds no memory but its own: what is read is read into a buffer of the worker's.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Method;
+use http_body_util::Full;
+use tallylight_proto::Front;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::answer::{Answer, Sent};
+use super::connection::LATE_PATIENCE;
+use super::{Caller, Head, Shared, beacon, gate, get};
+
+/// What is read at a time: most requests whole. One that fills it is not.
+pub const READ: usize = 16 * 1024;
+/// Headers of a request, at most: browsers send some 20.
+const HEADERS: usize = 48;
+/// What is answered here.
+const PATHS: [&str; 2] = ["/api/beacon", "/pixel.gif"];
+
+/// Serves a connection of which `next` was read, until it has ended, or hyper is to go on with what is given back.
+pub(super) async fn serve(shared: &Shared, stream: &mut TcpStream, mut next: Bytes, caller: &Caller) -> Option<Bytes> {
+    let mut draining = pin!(shared.phase.is_draining_now());
+    let mut idle = pin!(sleep(shared.options.idle_timeout));
+    let mut is_late = false;
+    loop {
+        let began = Instant::now();
+        match answer(shared, stream, &next, caller, began).await {
+            Done::Elsewhere => return Some(next),
+            Done::ForGood => return None,
+            Done::GoesOn => drop(next),
+        }
+        let read = poll_fn(|cx| {
+            if let Poll::Ready(read) = poll_read(shared, stream, cx) {
+                return Poll::Ready(read);
+            }
+            if !is_late && draining.as_mut().poll(cx).is_ready() {
+                // what it is about to say may be under way
+                is_late = true;
+                idle.as_mut().reset(Instant::now() + LATE_PATIENCE);
+            }
+            // set anew when it is over, not at each request
+            while idle.as_mut().poll(cx).is_ready() {
+                let deadline = began + shared.options.idle_timeout;
+                if is_late || deadline <= Instant::now() {
+                    return Poll::Ready(None);
+                }
+                idle.as_mut().reset(deadline);
+            }
+            Poll::Pending
+        })
+        .await;
+        let Some(bytes) = read else {
+            // thousands may end at once
+            shared.leaving.pass().await;
+            return None;
+        };
+        next = bytes;
+    }
+}
+
+/// The next bytes; none at the end.
+fn poll_read(shared: &Shared, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    let mut buffer = shared.buffer.borrow_mut();
+    let mut buffer = ReadBuf::new(&mut buffer[..]);
+    let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
+    let is_end = read.is_err() || buffer.filled().is_empty();
+    Poll::Ready((!is_end).then(|| Bytes::copy_from_slice(buffer.filled())))
+}
+
+/// What became of a request.
+enum Done {
+    /// It is hyper's.
+    Elsewhere,
+    /// It is answered, and another one may come.
+    GoesOn,
+    /// It was the last one on its connection.
+    ForGood,
+}
+
+/// Answers a request, if that can be done here.
+async fn answer(shared: &Shared, stream: &mut TcpStream, bytes: &Bytes, caller: &Caller, began: Instant) -> Done {
+    let (left, is_last) = match begin(shared, stream, bytes, caller, began) {
+        Begun::Elsewhere => return Done::Elsewhere,
+        Begun::Answered { left, is_last } => (left, is_last),
+        Begun::WithBody(request) => {
+            let Request { head, body, is_last } = &*request;
+            let mut body = Full::new(bytes.slice_ref(body));
+            let answer = beacon(shared, caller.address, head, &mut body, began + shared.options.body_timeout).await;
+            (send(shared, stream, &answer, head, *is_last, began), *is_last)
+        }
+    };
+    let is_taken = match left {
+        Ok(left) if left.is_empty() => true,
+        Ok(left) => matches!(timeout(shared.options.idle_timeout, stream.write_all(&left)).await, Ok(Ok(()))),
+        Err(_) => false,
+    };
+    if is_last || !is_taken { Done::ForGood } else { Done::GoesOn }
+}
+
+/// What came of a request at once.
+enum Begun<'a> {
+    /// It is not for here.
+    Elsewhere,
+    /// It is answered, but for these bytes that the peer has yet to make room for.
+    Answered { left: io::Result<Vec<u8>>, is_last: bool },
+    /// Its body is to be looked at, for which the log may have to be waited for. Boxed, since few requests have one, and
+    /// what waits takes memory for all.
+    WithBody(Box<Request<'a>>),
+}
+
+fn begin<'a>(shared: &Shared, stream: &TcpStream, bytes: &'a Bytes, caller: &Caller, began: Instant) -> Begun<'a> {
+    let Some(mut request) = Request::parse(bytes) else { return Begun::Elsewhere };
+    // a peer that knows sends nothing more into a connection that ends
+    request.is_last |= !shared.phase.is_serving();
+    let Request { head, is_last, .. } = &request;
+    caller.membership.speaks(began.into_std());
+    let answer = match gate(shared, caller.address, head) {
+        ControlFlow::Break(answer) => answer,
+        ControlFlow::Continue(_) if head.is_get() => get(shared, caller.address, head),
+        ControlFlow::Continue(_) => return Begun::WithBody(Box::new(request)),
+    };
+    Begun::Answered { left: send(shared, stream, &answer, head, *is_last, began), is_last: *is_last }
+}
+
+/// Sends an answer, and gives back what there is no room for yet, which is seldom anything.
+fn send(
+    shared: &Shared,
+    stream: &TcpStream,
+    answer: &Answer,
+    head: &Head<'_>,
+    is_last: bool,
+    began: Instant,
+) -> io::Result<Vec<u8>> {
+    shared.stats.answered(Front::Http1, began.into_std(), answer.class());
+    if answer.class() != 2 {
+        // what is taken sees to that itself; a thread that only refuses may never park
+        shared.door.flush_if_due();
+    }
+    let mut out = shared.answers.take();
+    let sent_with = Sent { is_head: head.method == Method::HEAD, is_last, date: &shared.date.at(began.into_std()) };
+    answer.write_http1(head.heard.origin, sent_with, &mut out);
+    let sent = match stream.try_write(&out) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        sent => sent?,
+    };
+    out.drain(..sent);
+    if !out.is_empty() {
+        return Ok(out);
+    }
+    shared.answers.set(out);
+    Ok(Vec::new())
+}
+
+/// A request for a beacon.
+struct Request<'a> {
+    head: Head<'a>,
+    body: &'a [u8],
+    /// The connection ends with it.
+    is_last: bool,
+}
+
+impl<'a> Request<'a> {
+    /// None if these bytes are not one, whole and alone, as it is in most of them.
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
+        let mut request = httparse::Request::new(&mut []);
+        let Ok(httparse::Status::Complete(len)) = request.parse_with_uninit_headers(bytes, &mut headers) else {
+            return None;
+        };
+        let method = match request.method? {
+            "GET" => Method::GET,
+            "POST" => Method::POST,
+            "HEAD" => Method::HEAD,
+            _ => return None,
+        };
+        let uri = request.path.filter(|uri| request.version == Some(1) && is_plain(uri))?;
+        let (path, rest) = PATHS.iter().find_map(|path| Some((*path, uri.strip_prefix(path)?)))?;
+        let query = if rest.is_empty() { rest } else { rest.strip_prefix('?')? };
+        let mut framing = Framing::default();
+        let headers = request.headers.iter().map(|header| (header.name, header.value));
+        let heard = headers.inspect(|(name, value)| framing.hear(name, value)).collect();
+        let body = &bytes[len..];
+        if framing.body_len(&method)? != body.len() {
+            return None;
+        }
+        let head = Head { method, path, query, front: Front::Http1, uri_len: uri.len(), heard };
+        Some(Self { head, body, is_last: framing.is_last })
+    }
+}
+
+/// What stands in a query as browsers write it, and means the same to every reader of URIs.
+fn is_plain(uri: &str) -> bool {
+    let is_odd = |byte: u8| !matches!(byte, 0x21 | 0x24..=0x3B | 0x3D | 0x3F..=0x7E);
+    // all of it, since it is faster without a branch for each
+    !uri.bytes().fold(false, |odd, byte| odd | is_odd(byte))
+}
+
+/// What heads say of their bodies and connections, as far as that is understood here.
+#[derive(Default)]
+struct Framing {
+    content_length: Option<usize>,
+    is_last: bool,
+    is_odd: bool,
+}
+
+impl Framing {
+    fn hear(&mut self, name: &str, value: &[u8]) {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        self.is_odd |= match name.len() {
+            6 => is("expect"),
+            7 => is("upgrade") || is("trailer"),
+            10 if is("connection") => {
+                self.is_last |= value.eq_ignore_ascii_case(b"close");
+                !self.is_last && !value.eq_ignore_ascii_case(b"keep-alive")
+            }
+            14 if is("content-length") => {
+                let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+                let len = str::from_utf8(value).ok().filter(|_| is_number).and_then(|digits| digits.parse().ok());
+                len.is_none() || self.content_length.replace(len.unwrap_or_default()).is_some()
+            }
+            17 => is("transfer-encoding"),
+            _ => false,
+        };
+    }
+
+    /// How long the body is. None if that takes more to know, or if nobody would know what to make of one.
+    fn body_len(&self, method: &Method) -> Option<usize> {
+        let has_one = self.content_length.is_some() && *method != Method::POST;
+        (!self.is_odd && !has_one).then_some(self.content_length.unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHROME: &str = "GET /api/beacon?site=shop.example&event=click&target=https%3A%2F%2Fshop.example HTTP/1.1\r\n\
+        Host: beacons.example\r\nConnection: keep-alive\r\nsec-ch-ua-platform: \"Windows\"\r\nUser-Agent: Mozilla/5.0\r\n\
+        Accept: image/avif,*/*;q=0.8\r\nReferer: https://shop.example/\r\nAccept-Encoding: gzip, br\r\n\r\n";
+
+    #[test]
+    fn a_browsers_beacons_are_answered_here() {
+        let Request { head, body, is_last } = Request::parse(CHROME.as_bytes()).unwrap();
+        assert!(!is_last);
+        assert_eq!((head.method, body), (Method::GET, &[][..]));
+        assert_eq!(head.query, "site=shop.example&event=click&target=https%3A%2F%2Fshop.example");
+        assert_eq!(head.heard.user_agent, Some(&b"Mozilla/5.0"[..]));
+        let post = b"POST /api/beacon?ack=synced HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\nevent=buy";
+        let Request { head, body, .. } = Request::parse(post).unwrap();
+        assert_eq!((head.method, head.query, body), (Method::POST, "ack=synced", &b"event=buy"[..]));
+        assert!(Request::parse(b"HEAD /pixel.gif HTTP/1.1\r\n\r\n").is_some());
+        assert!(Request::parse(CHROME.replace("keep-alive", "Close").as_bytes()).unwrap().is_last);
+    }
+
+    #[test]
+    fn whatever_is_out_of_the_ordinary_is_hypers() {
+        for len in 0..CHROME.len() {
+            assert!(Request::parse(&CHROME.as_bytes()[..len]).is_none(), "cut at {len}");
+        }
+        assert!(Request::parse(CHROME.repeat(2).as_bytes()).is_none(), "two at once");
+        for (from, to) in [
+            ("GET ", "OPTIONS "),
+            ("GET ", "DELETE "),
+            ("GET ", "get "),
+            ("HTTP/1.1", "HTTP/1.0"),
+            ("/api/beacon", "/beacon.js"),
+            ("/api/beacon", "http://beacons.example/api/beacon"),
+            ("/api/beacon", "/api/beacon#"),
+            ("click", "cl\"ick"),
+            ("click", "cl\u{e9}ck"),
+            ("keep-alive", "close, upgrade"),
+            ("keep-alive", "keep-alive, upgrade"),
+            ("Accept:", "Upgrade:"),
+            ("Accept:", "Expect:"),
+            ("Accept:", "Trailer:"),
+            ("Accept:", "Transfer-Encoding:"),
+            ("Accept: image/avif,*/*;q=0.8", "Content-Length: 0"),
+            ("Accept: image/avif,*/*;q=0.8", "Content-Length: 1"),
+            ("Accept:", "Accept :"),
+        ] {
+            assert!(CHROME.contains(from));
+            assert!(Request::parse(CHROME.replacen(from, to, 1).as_bytes()).is_none(), "{from} → {to}");
+        }
+        for length in ["8", "10", "+9", "9, 9", "9\r\nContent-Length: 9", "", "99999999999999999999999"] {
+            let post = format!("POST /api/beacon HTTP/1.1\r\nContent-Length: {length}\r\n\r\nevent=buy");
+            assert!(Request::parse(post.as_bytes()).is_none(), "{length}");
+        }
+        assert!(Request::parse(b"GET /pixel.gifs HTTP/1.1\r\n\r\n").is_none());
+        let many = "A: b\r\n".repeat(HEADERS + 1);
+        assert!(Request::parse(format!("GET /pixel.gif HTTP/1.1\r\n{many}\r\n").as_bytes()).is_none());
+    }
+}

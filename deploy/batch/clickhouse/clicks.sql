@@ -1,0 +1,9 @@
+-- Clicks, and what they were worth, by hour and target.
+select hour_start, site, target, sum(events) as clicks, sum(value_sum) as value
+from hourly
+where date between {first_day:Date} and {last_day:Date}
+  and hour_start < (select complete_through from watermark)
+  and event = 'click'
+group by all
+having clicks > 0
+order by all;
