@@ -147,7 +147,15 @@ impl Compaction {
         let published = commit.as_ref().map(|commit| commit.hours.clone()).unwrap_or_default();
         let hours = Hours::new(hourly, events, published, config.bounds, config.hour_bytes, config.rows);
         let sorter = Sorter::new(index, unproven, hours, snapshot.as_ref());
-        Ok(Self { config, reader, sorter, snapshots: snapshot.into_iter().collect(), commit, steps: 0, bar: Bar::default() })
+        Ok(Self {
+            config,
+            reader,
+            sorter,
+            snapshots: snapshot.into_iter().collect(),
+            commit,
+            steps: 0,
+            bar: Bar::default(),
+        })
     }
 
     /// What is compacted to where.
