@@ -404,6 +404,7 @@ impl Life {
         stage.figures.borrow_mut().steps = stage.world.steps();
         stage.world.set_faults(Faults::default());
         stage.world.set_fate(None);
+        stage.world.spare();
         stage.world.set_ballast(0);
         for _ in 0..STARTS {
             if stage.collector.borrow().is_none() {

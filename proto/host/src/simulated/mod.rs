@@ -273,6 +273,11 @@ impl World {
         self.doom.set(Some((self.steps.get() + steps as u64, death)));
     }
 
+    /// What was to happen so does not.
+    pub fn spare(&self) {
+        self.doom.take();
+    }
+
     /// The process may be started again.
     pub fn revive(&self, process: Process) {
         self.dead.borrow_mut().remove(&process);
