@@ -109,7 +109,7 @@ def clickhouse_roll_up(path, out):
         GROUP BY hour_start, site, event, target
         SETTINGS max_threads = {THREADS}, output_format_parquet_compression_method = 'zstd',
                  date_time_input_format = 'best_effort', session_timezone = 'UTC',
-                 input_format_json_ignore_unknown_fields = 1, max_partitions_per_insert_block = 0""")
+                 input_format_skip_unknown_fields = 1, max_partitions_per_insert_block = 0""")
 
 
 def datafusion_roll_up(path, out):
