@@ -16,6 +16,7 @@ mod batch;
 #[cfg(feature = "simulated")]
 pub mod by_turns;
 mod recovery;
+mod slice;
 mod status;
 pub mod storage;
 mod supply;
@@ -31,6 +32,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tallylight_proto::layout;
 use tallylight_service::Watchdog;
 use thiserror::Error;
+use tracing::debug;
 
 pub use batch::{AckSender, Batch, Level};
 pub use recovery::Recovered;
@@ -150,7 +152,12 @@ impl Log {
                 move || supply.run()
             })?,
             spawn("log-sync", Arc::clone(&fail), move || syncer.run())?,
-            spawn("log-writer", fail, move || writer.run(&batches, &options.watchdog))?,
+            spawn("log-writer", fail, move || {
+                if let Err(error) = slice::shorten() {
+                    debug!(%error, "the log's writer has no shorter time slice: it may be late where processors are few");
+                }
+                writer.run(&batches, &options.watchdog)
+            })?,
         ];
         Ok((Self { threads, supply, status, appender }, recovered))
     }
