@@ -8,6 +8,7 @@ mod load;
 mod report;
 pub mod requests;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -32,7 +33,7 @@ pub struct Arguments {
     /// Seconds a window.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Requests a second of the open loop [default: half of what the slower one of nginx and Tallylight does].
+    /// Requests a second of the open loop [default: half of what the slowest of those compared does in a closed loop].
     #[arg(long)]
     rate: Option<f64>,
     /// Connections of the closed loops.
@@ -107,14 +108,14 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("bench-http-").tempdir_in(&arguments.dir)?;
     let folder = folder.path().canonicalize()?;
     let peers = Peers::find(&arguments.peers)?.context("nginx and h2load (benches/install-peers.sh)")?;
-    let mut open_rate = arguments.rate;
+    let mut closed = HashMap::new();
     let mut tables = Vec::new();
     for workload in arguments.workloads(&peers)? {
         if !arguments.only.is_empty() && !arguments.only.iter().any(|part| workload.name.contains(part.as_str())) {
             continue;
         }
         let shape = match workload.shape {
-            Shape::Open { .. } => Shape::Open { rate: open_rate.context("--rate, or a closed loop before it")? },
+            Shape::Open { .. } => Shape::Open { rate: arguments.rate.map_or_else(|| half(&workload, &closed), Ok)? },
             other => other,
         };
         let window = Duration::try_from_secs_f64(arguments.seconds)?;
@@ -126,9 +127,10 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
             eprintln!("{}: {} of {rounds}: {}: {rate:.0}/s, {cost:.2} us", workload.name, round + 1, contender.name);
             Ok(measured)
         })?;
-        if open_rate.is_none() && workload.shape == (Shape::Closed { connections: OPEN_CONNECTIONS }) {
-            let medians = runs.iter().take(2).filter_map(|own| quartiles(own.iter().map(Measured::rate)));
-            open_rate = Some(medians.map(|[_, median, _]| median / 2.0).fold(f64::INFINITY, f64::min));
+        if workload.shape == (Shape::Closed { connections: OPEN_CONNECTIONS }) {
+            let medians = runs.iter().filter_map(|own| quartiles(own.iter().map(Measured::rate)));
+            let names = workload.contenders.iter().map(|contender| contender.name.clone());
+            closed = names.zip(medians.map(|[_, median, _]| median)).collect();
         }
         tables.push(report::print(&workload.name, shape, &workload.contenders, &runs));
     }
@@ -137,6 +139,13 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
             .with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// Half of what the slowest of them did in a closed loop, over as many connections.
+fn half(workload: &Workload, closed: &HashMap<String, f64>) -> Result<f64> {
+    let rates = workload.contenders.iter().map(|contender| closed.get(&contender.name).copied());
+    let slowest = rates.reduce(|slowest, rate| Some(slowest?.min(rate?))).flatten();
+    Ok(slowest.context("--rate, or a closed loop before it")? / 2.0)
 }
 
 impl Arguments {
@@ -167,8 +176,11 @@ impl Arguments {
         }
         let mut open: Vec<Contender> = pair().collect();
         open.push(collector("Tallylight, nothing logged (HEAD)", Ask::Head, true));
-        open.push(collector("Tallylight, POST, 204 after the log", Ask::Post, true));
-        all.push(Workload { name: "half load, open loop".into(), shape: Shape::Open { rate: 0.0 }, contenders: open });
+        // of other requests, half of the load is another rate
+        let post = vec![collector("Tallylight, POST, 204 after the log", Ask::Post, true)];
+        for (name, contenders) in [("half load, open loop", open), ("half load of POSTs, open loop", post)] {
+            all.push(Workload { name: name.into(), shape: Shape::Open { rate: 0.0 }, contenders });
+        }
         let anew = Shape::Anew { connections: OPEN_CONNECTIONS };
         all.push(Workload { name: "a new connection a request".into(), shape: anew, contenders: pair().collect() });
         for (connections, streams) in [(16, 16), (64, 1)] {
