@@ -313,3 +313,17 @@ fn carry_ledger(file: &Exclusive, header: &Header, end: &mut Mark, recovered: &R
         Err(error) => warn!(%error, "the ledger could not be carried on"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_that_is_released_while_it_is_looked_for_is_none_and_one_that_cannot_be_opened_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = 4096;
+        assert!(tail(folder.path(), &[base]).unwrap().is_empty());
+        std::fs::create_dir(folder.path().join(layout::segment(base))).unwrap();
+        assert!(tail(folder.path(), &[base]).is_err());
+    }
+}

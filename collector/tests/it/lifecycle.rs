@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::harness::{
     Collector, Metrics, assert_ledger_adds_up, collector_binary, free_addr, inspect, request, try_request, wait_for,
@@ -87,6 +88,7 @@ fn what_is_sent_on_idle_connections_while_it_is_told_to_stop_is_answered_and_is_
     wait_for("the end to begin", || {
         try_request(fixture.collector.admin, "GET", "/readyz", &[], b"").ok().filter(|reply| reply.status == 503)
     });
+    assert!(idle[0].stays_open_for(Duration::from_millis(100)));
     for connection in &mut idle {
         connection.send(post("", &[], b"event=last"));
     }

@@ -141,6 +141,14 @@ impl Connection {
         matches!(self.stream.fill_buf(), Ok([]))
     }
 
+    /// Whether the peer says nothing for so long, and does not close.
+    pub fn stays_open_for(&mut self, time: Duration) -> bool {
+        self.stream.get_ref().set_read_timeout(Some(time)).unwrap();
+        let said = self.stream.fill_buf().map(<[u8]>::len);
+        self.stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        said.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         // an end in whatever manner: a reset is one, too
