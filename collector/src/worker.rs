@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -265,7 +266,8 @@ impl Acceptor {
         let membership = Rc::new(self.crowd.join());
         spawn_local(async move {
             let serving = http::serve(Rc::clone(&open.shared), stream, peer, Rc::clone(&membership));
-            if !membership.serve(serving).await {
+            // pinned here: given away, it would have its place twice in what is kept of each connection
+            if !membership.serve(pin!(serving)).await {
                 open.shared.stats.evicted.add(1);
             }
             drop(open);

@@ -8,8 +8,9 @@ pub struct Attack {
     pub name: &'static str,
     /// Flags of the collector.
     pub flags: &'static [&'static str],
-    /// It is not the collector that is attacked: what is shown is how much of all is the honest clients' own waiting.
-    pub is_aside: bool,
+    /// It attacks a sink that keeps so many connections, not the collector: what is shown is how much of all is the honest
+    /// clients' own waiting, or the machine's.
+    pub aside: Option<usize>,
     /// So many threads do it.
     pub threads: usize,
     /// Goes on until the ground says that it is over.
@@ -22,12 +23,13 @@ const ROOM: &[&str] = &["--max-connections=40000"];
 
 /// All of them.
 pub fn all() -> Vec<Attack> {
-    let attack = |name, flags, threads, run| Attack { name, flags, is_aside: false, threads, run };
-    let aside = |name, threads, run| Attack { name, flags: &[], is_aside: true, threads, run };
+    let attack = |name, flags, threads, run| Attack { name, flags, aside: None, threads, run };
+    let aside = |name, kept, threads, run| Attack { name, flags: &[], aside: Some(kept), threads, run };
     vec![
         attack("nobody", &[], 1, |_| {}),
-        aside("control: 4 threads that spin on the clients' CPU", 4, http1::spin),
-        aside("control: connect, close, at another server on the clients' CPU", 2, http1::connect_and_close),
+        aside("control: 4 threads that spin on the clients' CPU", 0, 4, http1::spin),
+        aside("control: connect, close, at another server on the clients' CPU", 0, 2, http1::connect_and_close),
+        aside("control: 4,000 slow ones, at another server on the clients' CPU", http1::SLOW, 1, http1::slow_heads),
         attack("slowloris, heads: 4,000", &[], 1, http1::slow_heads),
         attack("slowloris, bodies: 4,000", &[], 1, http1::slow_bodies),
         attack("20,000 connections", ROOM, 1, http1::idle),

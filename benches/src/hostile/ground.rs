@@ -1,7 +1,9 @@
 //! Where attackers stand: whom they attack, whether they still do, and how much they have done.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -14,23 +16,38 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Attackers have so many addresses where one is not enough: a port waits a minute after each connection.
 const ADDRESSES: u64 = 100;
 
-/// Somebody else who is attacked, on the attackers' CPU: takes connections, and lets them go.
+/// Somebody else who is attacked, on the attackers' CPU: takes connections, and reads nothing.
 pub struct Sink {
     pub addr: SocketAddr,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Sink {
-    /// Goes on until the program ends.
-    pub fn start() -> Result<Self> {
+    /// Keeps the last ones that came, so many of them.
+    pub fn start(kept: usize) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let addr = listener.local_addr()?;
-        std::thread::spawn(move || {
-            step_back();
-            for stream in listener.incoming() {
-                drop(stream);
+        let is_over = Arc::new(AtomicBool::new(false));
+        std::thread::spawn({
+            let is_over = Arc::clone(&is_over);
+            move || {
+                step_back();
+                let mut streams = VecDeque::new();
+                for stream in listener.incoming().take_while(|_| !is_over.load(Relaxed)) {
+                    streams.push_back(stream);
+                    streams.drain(..streams.len().saturating_sub(kept));
+                }
             }
         });
-        Ok(Self { addr })
+        Ok(Self { addr, is_over })
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.is_over.store(true, Relaxed);
+        // whoever waits for the next one sees it then; if there is nobody, it is over anyway
+        let _ = TcpStream::connect(self.addr);
     }
 }
 

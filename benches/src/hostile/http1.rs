@@ -13,7 +13,7 @@ use socket2::SockRef;
 use super::ground::{Ground, write};
 
 /// Slow ones at a time.
-const SLOW: usize = 4_000;
+pub const SLOW: usize = 4_000;
 /// Silent ones at a time.
 const IDLE: usize = 20_000;
 const PAUSE: Duration = Duration::from_millis(20);

@@ -111,7 +111,7 @@ fn measure(attack: &Attack, rate: u32, rounds: u32, window: Duration, data: &std
     let mut honest = Honest::new(target.http);
     honest.run(rate, Duration::from_secs(1))?;
     let (mut quiet, mut attacked): (Vec<Window>, Vec<Window>) = (Vec::new(), Vec::new());
-    let sink = if attack.is_aside { Some(Sink::start()?) } else { None };
+    let sink = attack.aside.map(Sink::start).transpose()?;
     let ground = Ground::new(sink.as_ref().map_or(target.http, |sink| sink.addr));
     for _ in 0..rounds {
         for is_attack in [false, true, true, false] {

@@ -215,7 +215,8 @@ async fn answer(
     let answer = route(&shared, peer, &parts, &mut body, deadline).await;
     let front = front(&parts);
     // the last answer says so: a peer that knows sends nothing more into a connection that ends
-    let is_last = !is_read(&shared, &parts, &mut body, deadline).await || !shared.phase.is_serving();
+    let asks_first = parts.headers.contains_key(header::EXPECT);
+    let is_last = !is_read(&shared, asks_first, &mut body, deadline).await || !shared.phase.is_serving();
 
     let is_head = parts.method == Method::HEAD;
     shared.stats.answered(front, read_at, answer.class());
@@ -226,14 +227,16 @@ async fn answer(
     response
 }
 
-/// Reads what is left of a body, so that nobody sees a reset in place of the answer. Whether it is all read.
-async fn is_read(shared: &Shared, parts: &Parts, body: &mut Incoming, deadline: Instant) -> bool {
-    if body.is_end_stream() {
-        return true;
-    }
-    // whoever asks before sending has sent nothing yet, and need not
-    if parts.headers.contains_key(header::EXPECT) {
-        return false;
+/// Reads what is left of a body, so that nobody sees a reset in place of the answer. Whether it is all read. Whoever asks
+/// before sending has sent nothing yet, and need not.
+async fn is_read<B: Body<Data = Bytes> + Unpin>(
+    shared: &Shared,
+    asks_first: bool,
+    body: &mut B,
+    deadline: Instant,
+) -> bool {
+    if body.is_end_stream() || asks_first {
+        return body.is_end_stream();
     }
     tokio::select! {
         is_read = payload::drain(body, deadline) => is_read,

@@ -1,11 +1,12 @@
-//! Beacons that come as nearly all do: one whole request of HTTP/1.1 in one read.
+//! Beacons that come as nearly all do: one request of HTTP/1.1 at a time, mostly in one read.
 //!
 //! The rule kept here: **what is answered here is answered as it would be over hyper, and whatever is out of the ordinary goes
-//! there**, with all that was read: half a request or more than one, another path, a body in chunks, the collector's end. The
+//! there**, with all that was read: more than one request, another path, a body in chunks. The
 //! connection then stays with hyper. What is here is read by hyper's own parser and
 //! judged and answered by the same code; what is saved is a map of each head, twice, which is most of what a beacon costs.
 //!
-//! An idle connection holds no memory but its own: what is read is read into a buffer of the worker's.
+//! A connection holds no memory but its own: what is read is read into a buffer of the worker's, and what came of a request
+//! that is not whole is all that is kept. Thousands that never end theirs take a tenth of what they would over hyper.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,9 +15,9 @@ use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Method;
-use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
 use tallylight_proto::Front;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -24,9 +25,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::{Answer, Sent};
 use super::connection::LATE_PATIENCE;
-use super::{Caller, Head, Shared, beacon, gate, get};
+use super::{Caller, Head, Shared, beacon, gate, get, is_read};
+use crate::turnstile::Ticket;
 
-/// What is read at a time: most requests whole. One that fills it is not.
+/// What is read at a time: most requests whole. A head that fills it is hyper's to refuse.
 pub const READ: usize = 16 * 1024;
 /// Headers of a request, at most: browsers send some 20.
 const HEADERS: usize = 48;
@@ -38,13 +40,21 @@ pub(super) async fn serve(shared: &Shared, stream: &mut TcpStream, mut next: Byt
     let mut draining = pin!(shared.phase.is_draining_now());
     let mut idle = pin!(sleep(shared.options.idle_timeout));
     let mut is_late = false;
+    let mut began = Instant::now();
+    // when its first bytes came, or the request before it
+    let mut since = began;
+    // of a head that may still end, this was there before
+    let mut half = 0;
     loop {
-        let began = Instant::now();
-        match answer(shared, stream, &next, caller, began).await {
+        // nothing ends without the end of a line, and what comes byte by byte is not parsed as often
+        let may_end = half == 0 || next.len() >= READ || next[half..].contains(&b'\n');
+        let done = if may_end { answer(shared, stream, &next, caller, began).await } else { Done::NotYet };
+        let before = match done {
             Done::Elsewhere => return Some(next),
             Done::ForGood => return None,
-            Done::GoesOn => drop(next),
-        }
+            Done::GoesOn => Bytes::new(),
+            Done::NotYet => next,
+        };
         let read = poll_fn(|cx| {
             if let Poll::Ready(read) = poll_read(shared, stream, cx) {
                 return Poll::Ready(read);
@@ -56,7 +66,7 @@ pub(super) async fn serve(shared: &Shared, stream: &mut TcpStream, mut next: Byt
             }
             // set anew when it is over, not at each request
             while idle.as_mut().poll(cx).is_ready() {
-                let deadline = began + shared.options.idle_timeout;
+                let deadline = since + shared.options.idle_timeout;
                 if is_late || deadline <= Instant::now() {
                     return Poll::Ready(None);
                 }
@@ -70,7 +80,15 @@ pub(super) async fn serve(shared: &Shared, stream: &mut TcpStream, mut next: Byt
             shared.leaving.pass().await;
             return None;
         };
-        next = bytes;
+        began = Instant::now();
+        half = before.len();
+        if half == 0 {
+            (since, next) = (began, bytes);
+        } else {
+            let mut both = BytesMut::from(before);
+            both.extend_from_slice(&bytes);
+            next = both.freeze();
+        }
     }
 }
 
@@ -87,6 +105,8 @@ fn poll_read(shared: &Shared, stream: &mut TcpStream, cx: &mut Context<'_>) -> P
 enum Done {
     /// It is hyper's.
     Elsewhere,
+    /// There is too little of it.
+    NotYet,
     /// It is answered, and another one may come.
     GoesOn,
     /// It was the last one on its connection.
@@ -97,13 +117,10 @@ enum Done {
 async fn answer(shared: &Shared, stream: &mut TcpStream, bytes: &Bytes, caller: &Caller, began: Instant) -> Done {
     let (left, is_last) = match begin(shared, stream, bytes, caller, began) {
         Begun::Elsewhere => return Done::Elsewhere,
+        Begun::NotYet => return Done::NotYet,
         Begun::Answered { left, is_last } => (left, is_last),
-        Begun::WithBody(request) => {
-            let Request { head, body, is_last } = &*request;
-            let mut body = Full::new(bytes.slice_ref(body));
-            let answer = beacon(shared, caller.address, head, &mut body, began + shared.options.body_timeout).await;
-            (send(shared, stream, &answer, head, *is_last, began), *is_last)
-        }
+        // boxed: few requests have one, and all connections would have room for it
+        Begun::WithBody(request) => Box::pin(with_body(shared, stream, bytes, caller, request, began)).await,
     };
     let is_taken = match left {
         Ok(left) if left.is_empty() => true,
@@ -113,19 +130,106 @@ async fn answer(shared: &Shared, stream: &mut TcpStream, bytes: &Bytes, caller: 
     if is_last || !is_taken { Done::ForGood } else { Done::GoesOn }
 }
 
+/// Answers a request with a body, for the rest of which, and for the log, it may have to wait.
+async fn with_body(
+    shared: &Shared,
+    stream: &TcpStream,
+    bytes: &Bytes,
+    caller: &Caller,
+    request: Request<'_>,
+    began: Instant,
+) -> (io::Result<Vec<u8>>, bool) {
+    let Request { head, body, missing, is_last } = request;
+    let mut body = Rest { begun: bytes.slice_ref(body), missing, stream, shared, waits: None, has_gone: false };
+    let deadline = began + shared.options.body_timeout;
+    let answer = beacon(shared, caller.address, &head, &mut body, deadline).await;
+    let is_last = is_last || !is_read(shared, false, &mut body, deadline).await || !shared.phase.is_serving();
+    (send(shared, stream, &answer, &head, is_last, began), is_last)
+}
+
+/// A body of which the beginning was read with its head.
+struct Rest<'a> {
+    begun: Bytes,
+    /// So many bytes are still to come.
+    missing: usize,
+    stream: &'a TcpStream,
+    shared: &'a Shared,
+    /// The last read took as much as it might, for the next one it waits here; or the peer has gone, which is said when it is called.
+    waits: Option<Ticket>,
+    has_gone: bool,
+}
+
+impl Body for Rest<'_> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let rest = &mut *self;
+        if !rest.begun.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut rest.begun)))));
+        }
+        if rest.missing == 0 {
+            return Poll::Ready(None);
+        }
+        if let Some(ticket) = &rest.waits {
+            ready!(ticket.poll_called(cx));
+            rest.waits = None;
+        }
+        if rest.has_gone {
+            return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
+        }
+        let mut buffer = rest.shared.buffer.borrow_mut();
+        let room = buffer.len().min(rest.missing);
+        let len = loop {
+            ready!(rest.stream.poll_read_ready(cx))?;
+            match rest.stream.try_read(&mut buffer[..room]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // thousands may go at once
+                Ok(0) | Err(_) => {
+                    rest.has_gone = true;
+                    let ticket = rest.waits.insert(rest.shared.leaving.queue());
+                    // it wakes whoever waits
+                    return ticket.poll_called(cx).map(|()| Some(Err(io::ErrorKind::UnexpectedEof.into())));
+                }
+                Ok(len) => break len,
+            }
+        };
+        rest.missing -= len;
+        if len == buffer.len() {
+            rest.waits = Some(rest.shared.turnstile.queue());
+        }
+        Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&buffer[..len])))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.begun.is_empty() && self.missing == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact((self.begun.len() + self.missing) as u64)
+    }
+}
+
 /// What came of a request at once.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and none is kept")]
 enum Begun<'a> {
     /// It is not for here.
     Elsewhere,
+    /// There is too little of it.
+    NotYet,
     /// It is answered, but for these bytes that the peer has yet to make room for.
     Answered { left: io::Result<Vec<u8>>, is_last: bool },
-    /// Its body is to be looked at, for which the log may have to be waited for. Boxed, since few requests have one, and
-    /// what waits takes memory for all.
-    WithBody(Box<Request<'a>>),
+    /// Its body is to be looked at.
+    WithBody(Request<'a>),
 }
 
 fn begin<'a>(shared: &Shared, stream: &TcpStream, bytes: &'a Bytes, caller: &Caller, began: Instant) -> Begun<'a> {
-    let Some(mut request) = Request::parse(bytes) else { return Begun::Elsewhere };
+    let mut request = match Request::parse(bytes) {
+        Parsed::Request(request) if shared.options.max_body < request.body_len() => return Begun::Elsewhere,
+        Parsed::Request(request) => request,
+        Parsed::Half if bytes.len() < READ => return Begun::NotYet,
+        Parsed::Half | Parsed::Odd => return Begun::Elsewhere,
+    };
     // a peer that knows sends nothing more into a connection that ends
     request.is_last |= !shared.phase.is_serving();
     let Request { head, is_last, .. } = &request;
@@ -133,7 +237,7 @@ fn begin<'a>(shared: &Shared, stream: &TcpStream, bytes: &'a Bytes, caller: &Cal
     let answer = match gate(shared, caller.address, head) {
         ControlFlow::Break(answer) => answer,
         ControlFlow::Continue(_) if head.is_get() => get(shared, caller.address, head),
-        ControlFlow::Continue(_) => return Begun::WithBody(Box::new(request)),
+        ControlFlow::Continue(_) => return Begun::WithBody(request),
     };
     Begun::Answered { left: send(shared, stream, &answer, head, *is_last, began), is_last: *is_last }
 }
@@ -167,22 +271,42 @@ fn send(
     Ok(Vec::new())
 }
 
+/// What some bytes are.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and none is kept")]
+enum Parsed<'a> {
+    /// One request, with as much as there is of its body.
+    Request(Request<'a>),
+    /// A head that may still become one.
+    Half,
+    /// Something else.
+    Odd,
+}
+
 /// A request for a beacon.
 struct Request<'a> {
     head: Head<'a>,
     body: &'a [u8],
+    /// So many bytes of the body are still to come.
+    missing: usize,
     /// The connection ends with it.
     is_last: bool,
 }
 
 impl<'a> Request<'a> {
-    /// None if these bytes are not one, whole and alone, as it is in most of them.
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
+    fn parse(bytes: &'a [u8]) -> Parsed<'a> {
         let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
         let mut request = httparse::Request::new(&mut []);
-        let Ok(httparse::Status::Complete(len)) = request.parse_with_uninit_headers(bytes, &mut headers) else {
-            return None;
-        };
+        match request.parse_with_uninit_headers(bytes, &mut headers) {
+            Ok(httparse::Status::Complete(len)) => {
+                Self::of(&request, &bytes[len..]).map_or(Parsed::Odd, Parsed::Request)
+            }
+            Ok(httparse::Status::Partial) => Parsed::Half,
+            Err(_) => Parsed::Odd,
+        }
+    }
+
+    /// None if it is not as it is in most of them.
+    fn of(request: &httparse::Request<'_, 'a>, body: &'a [u8]) -> Option<Self> {
         let method = match request.method? {
             "GET" => Method::GET,
             "POST" => Method::POST,
@@ -195,12 +319,13 @@ impl<'a> Request<'a> {
         let mut framing = Framing::default();
         let headers = request.headers.iter().map(|header| (header.name, header.value));
         let heard = headers.inspect(|(name, value)| framing.hear(name, value)).collect();
-        let body = &bytes[len..];
-        if framing.body_len(&method)? != body.len() {
-            return None;
-        }
+        let missing = framing.body_len(&method)?.checked_sub(body.len())?;
         let head = Head { method, path, query, front: Front::Http1, uri_len: uri.len(), heard };
-        Some(Self { head, body, is_last: framing.is_last })
+        Some(Self { head, body, missing, is_last: framing.is_last })
+    }
+
+    fn body_len(&self) -> u64 {
+        (self.body.len() + self.missing) as u64
     }
 }
 
@@ -254,26 +379,44 @@ mod tests {
         Host: beacons.example\r\nConnection: keep-alive\r\nsec-ch-ua-platform: \"Windows\"\r\nUser-Agent: Mozilla/5.0\r\n\
         Accept: image/avif,*/*;q=0.8\r\nReferer: https://shop.example/\r\nAccept-Encoding: gzip, br\r\n\r\n";
 
+    fn parse(bytes: &[u8]) -> Option<Request<'_>> {
+        match Request::parse(bytes) {
+            Parsed::Request(request) => Some(request),
+            Parsed::Half | Parsed::Odd => None,
+        }
+    }
+
     #[test]
     fn a_browsers_beacons_are_answered_here() {
-        let Request { head, body, is_last } = Request::parse(CHROME.as_bytes()).unwrap();
+        let Request { head, body, missing, is_last } = parse(CHROME.as_bytes()).unwrap();
         assert!(!is_last);
-        assert_eq!((head.method, body), (Method::GET, &[][..]));
+        assert_eq!((head.method, body, missing), (Method::GET, &[][..], 0));
         assert_eq!(head.query, "site=shop.example&event=click&target=https%3A%2F%2Fshop.example");
         assert_eq!(head.heard.user_agent, Some(&b"Mozilla/5.0"[..]));
         let post = b"POST /api/beacon?ack=synced HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\nevent=buy";
-        let Request { head, body, .. } = Request::parse(post).unwrap();
-        assert_eq!((head.method, head.query, body), (Method::POST, "ack=synced", &b"event=buy"[..]));
-        assert!(Request::parse(b"HEAD /pixel.gif HTTP/1.1\r\n\r\n").is_some());
-        assert!(Request::parse(CHROME.replace("keep-alive", "Close").as_bytes()).unwrap().is_last);
+        let Request { head, body, missing, is_last } = parse(post).unwrap();
+        assert!(!is_last);
+        assert_eq!((head.method, head.query, body, missing), (Method::POST, "ack=synced", &b"event=buy"[..], 0));
+        assert!(parse(b"HEAD /pixel.gif HTTP/1.1\r\n\r\n").is_some());
+        assert!(parse(CHROME.replace("keep-alive", "Close").as_bytes()).unwrap().is_last);
+    }
+
+    #[test]
+    fn what_comes_in_pieces_is_waited_for() {
+        for len in 0..CHROME.len() {
+            assert!(matches!(Request::parse(&CHROME.as_bytes()[..len]), Parsed::Half), "cut at {len}");
+        }
+        let post = b"POST /api/beacon HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\nevent=buy";
+        for missing in 0..=9 {
+            let request = parse(&post[..post.len() - missing]).unwrap();
+            assert_eq!((request.missing, request.body_len()), (missing, 9));
+            assert_eq!(request.body, &b"event=buy"[..9 - missing]);
+        }
     }
 
     #[test]
     fn whatever_is_out_of_the_ordinary_is_hypers() {
-        for len in 0..CHROME.len() {
-            assert!(Request::parse(&CHROME.as_bytes()[..len]).is_none(), "cut at {len}");
-        }
-        assert!(Request::parse(CHROME.repeat(2).as_bytes()).is_none(), "two at once");
+        assert!(parse(CHROME.repeat(2).as_bytes()).is_none(), "two at once");
         for (from, to) in [
             ("GET ", "OPTIONS "),
             ("GET ", "DELETE "),
@@ -295,14 +438,14 @@ mod tests {
             ("Accept:", "Accept :"),
         ] {
             assert!(CHROME.contains(from));
-            assert!(Request::parse(CHROME.replacen(from, to, 1).as_bytes()).is_none(), "{from} → {to}");
+            assert!(parse(CHROME.replacen(from, to, 1).as_bytes()).is_none(), "{from} → {to}");
         }
-        for length in ["8", "10", "+9", "9, 9", "9\r\nContent-Length: 9", "", "99999999999999999999999"] {
+        for length in ["8", "+9", "9, 9", "9\r\nContent-Length: 9", "", "99999999999999999999999"] {
             let post = format!("POST /api/beacon HTTP/1.1\r\nContent-Length: {length}\r\n\r\nevent=buy");
-            assert!(Request::parse(post.as_bytes()).is_none(), "{length}");
+            assert!(parse(post.as_bytes()).is_none(), "{length}");
         }
-        assert!(Request::parse(b"GET /pixel.gifs HTTP/1.1\r\n\r\n").is_none());
+        assert!(parse(b"GET /pixel.gifs HTTP/1.1\r\n\r\n").is_none());
         let many = "A: b\r\n".repeat(HEADERS + 1);
-        assert!(Request::parse(format!("GET /pixel.gif HTTP/1.1\r\n{many}\r\n").as_bytes()).is_none());
+        assert!(parse(format!("GET /pixel.gif HTTP/1.1\r\n{many}\r\n").as_bytes()).is_none());
     }
 }

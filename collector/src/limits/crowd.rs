@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -81,8 +81,7 @@ impl Membership {
     }
 
     /// Serves the connection until that is done, or it has to make room. Whether it was done.
-    pub async fn serve(&self, serving: impl Future<Output = ()>) -> bool {
-        let mut serving = pin!(serving);
+    pub async fn serve(&self, mut serving: Pin<&mut impl Future<Output = ()>>) -> bool {
         poll_fn(|cx| {
             if self.member.has_to_go.get() {
                 return Poll::Ready(false);
@@ -114,11 +113,13 @@ impl Drop for Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
     use std::task::Context;
 
     fn has_to_go(membership: &Membership) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        let mut serving = pin!(membership.serve(std::future::pending()));
+        let mut never = pin!(std::future::pending());
+        let mut serving = pin!(membership.serve(never.as_mut()));
         serving.as_mut().poll(&mut cx) == Poll::Ready(false)
     }
 

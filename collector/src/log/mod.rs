@@ -25,7 +25,7 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, yield_now};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -44,6 +44,8 @@ use supply::Supply;
 /// How many batches may wait for the writer. With the batches of a busy front (some 64 KiB) that is 64 MiB and
 /// about a tenth of a second of appending.
 pub const QUEUE_LEN: usize = 1024;
+/// So many wait if the writer, which comes once a millisecond, is late: a busy thread sends one in a quarter of that.
+const LATE: usize = 6;
 /// How many emptied batches wait to be used again.
 const RECYCLED_LEN: usize = 64;
 
@@ -198,6 +200,11 @@ impl Appender {
         let result = self.queue.try_send(batch);
         if result.is_ok() {
             self.status.pushed();
+        }
+        if self.queue.len() >= LATE {
+            // The writer may be waiting for this very processor: where a clock tick interrupts its turn, Linux lets a thread that is
+            // never idle go on until the next tick, 4 ms later. Without anybody who waits this costs a system call.
+            yield_now();
         }
         result.map_err(|error| match error {
             TrySendError::Full(batch) | TrySendError::Disconnected(batch) => batch,

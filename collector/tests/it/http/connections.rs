@@ -31,7 +31,8 @@ fn ten_thousand_idle_connections_leave_room_for_others() {
         .collect();
     wait_for("all to be accepted", || (fixture.connections() >= IDLE as f64).then_some(()));
     let each = (memory() - before) / IDLE as f64;
-    assert!(each < 32.0 * 1024.0, "{each} bytes a connection");
+    // the kernel's part is not in it
+    assert!(each < 6.0 * 1024.0, "{each} bytes a connection");
     let mut another = fixture.connect();
     another.send(GET);
     assert_eq!(another.reply().status, 200);

@@ -1,7 +1,7 @@
 //! Requests that come whole are answered without hyper, and nobody can tell.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 
 use serde_json::Value;
 
@@ -84,16 +84,54 @@ fn requests() -> Vec<Vec<u8>> {
     requests
 }
 
-/// The answer to a request on a connection that asked for this before.
-fn ask(addr: SocketAddr, before: Option<&[u8]>, request: &[u8]) -> Reply {
+/// How a request is sent.
+#[derive(Clone, Copy)]
+enum Sent {
+    /// In one piece.
+    Whole,
+    /// In three, each of which is read before the next one is sent.
+    InPieces,
+    /// In one, over a connection that is hyper's since it asked for this.
+    After(&'static [u8]),
+}
+
+/// Waits until the collector has read all that was sent to it over this connection.
+fn wait_until_read(stream: &TcpStream) {
+    let address = |addr: SocketAddr| match addr.ip() {
+        IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), addr.port()),
+        IpAddr::V6(_) => unreachable!("the tests are on 127.0.0.1"),
+    };
+    let ends = format!(" {} {} ", address(stream.peer_addr().unwrap()), address(stream.local_addr().unwrap()));
+    wait_for("all to be read", || {
+        // proc(5): addresses, state, and what is in the queues for sending and for reading
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let (_, rest) = table.split_once(&ends)?;
+        rest.split_whitespace().nth(1)?.ends_with(":00000000").then_some(())
+    });
+}
+
+/// The answer to a request.
+fn ask(addr: SocketAddr, sent: Sent, request: &[u8]) -> Reply {
     let mut stream = TcpStream::connect_timeout(&addr, PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut connection = Connection::of(stream.try_clone().unwrap()).unwrap();
-    if let Some(before) = before {
-        connection.send(before);
-        assert_eq!(connection.reply().status, 404);
+    stream.set_nodelay(true).unwrap();
+    let third = request.len() / 3;
+    let pieces = match sent {
+        Sent::Whole => vec![request],
+        Sent::InPieces => vec![&request[..third], &request[third..2 * third], &request[2 * third..]],
+        Sent::After(before) => {
+            connection.send(before);
+            assert_eq!(connection.reply().status, 404);
+            vec![request]
+        }
+    };
+    for (n, piece) in pieces.into_iter().enumerate() {
+        if n > 0 {
+            wait_until_read(&stream);
+        }
+        stream.write_all(piece).unwrap();
     }
-    stream.write_all(request).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
@@ -103,11 +141,11 @@ fn ask(addr: SocketAddr, before: Option<&[u8]>, request: &[u8]) -> Reply {
     reply
 }
 
-/// But for what is another one each time.
+/// But for what is another one each time; ordinals, since a record of the ledger may stand between.
 fn without_names(mut event: Value) -> Value {
     let has_made_up_id = event["id"] != ID;
     let fields = event.as_object_mut().unwrap();
-    fields.retain(|name, _| !["position", "received_at", "event_at"].contains(&name.as_str()));
+    fields.retain(|name, _| !["position", "ordinal", "received_at", "event_at"].contains(&name.as_str()));
     if has_made_up_id {
         fields.remove("id");
     }
@@ -115,30 +153,38 @@ fn without_names(mut event: Value) -> Value {
 }
 
 #[test]
-fn a_request_that_comes_whole_is_answered_as_hyper_would() {
+fn a_request_that_comes_whole_or_in_pieces_is_answered_as_hyper_would() {
     let flags = ["--workers=1", "--site=shop.example", "--trusted-proxy=127.0.0.0/8", "--trusted-proxy=10.0.0.0/8"];
-    let [whole, hyper] = [(); 2].map(|()| Fixture::start(&flags));
-    // the connection that asks for this is hyper's from then on
-    let of_hyper = get("GET", "/nothing", &[]);
-    let requests = requests();
+    let of_hyper = b"GET /nothing HTTP/1.1\r\nHost: beacons.example\r\n\r\n";
+    let all = [Sent::After(of_hyper), Sent::Whole, Sent::InPieces].map(|sent| (Fixture::start(&flags), sent));
+    let mut requests = requests();
+    // larger than what is read at a time
+    requests.push(post("site=shop.example", &[], "event=click&item=a-very-long-name-indeed\n".repeat(1000).as_bytes()));
     let mut taken = 0;
     for request in &requests {
-        let [one, other] = [(&whole, None), (&hyper, Some(&of_hyper[..]))]
-            .map(|(fixture, before)| ask(fixture.collector.http, before, request));
-        assert_eq!(format!("{one:?}"), format!("{other:?}"), "{}", String::from_utf8_lossy(request));
-        taken += usize::from(one.status < 300);
+        let [hyper, whole, in_pieces] =
+            all.each_ref().map(|(fixture, sent)| ask(fixture.collector.http, *sent, request));
+        let what = String::from_utf8_lossy(request);
+        assert_eq!(format!("{whole:?}"), format!("{hyper:?}"), "{what}");
+        assert_eq!(format!("{in_pieces:?}"), format!("{hyper:?}"), "in pieces: {what}");
+        taken += usize::from(whole.status < 300);
     }
     assert!(taken > requests.len() / 3, "{taken} of {}", requests.len());
 
-    let ledger = wait_for("the same ledger", || Some(whole.ledger()).filter(|ledger| *ledger == hyper.ledger()));
-    let [one, other] = [&whole, &hyper].map(|fixture| {
+    let [hyper, whole, in_pieces] = all.each_ref().map(|(fixture, _)| {
+        let ledger = wait_for("all to be logged", || {
+            Some(fixture.ledger()).filter(|[all, logged, refused]| *all == logged + refused)
+        });
         let events = wait_for("all in the log", || {
             Some(inspect(&fixture.collector.data)).filter(|events| events.len() as u64 == ledger[1])
         });
-        events.into_iter().map(without_names).collect::<Vec<_>>()
+        (ledger, events.into_iter().map(without_names).collect::<Vec<_>>())
     });
-    assert!(one.len() > 50 && ledger[2] > 10, "{ledger:?}");
-    for (one, other) in one.iter().zip(&other) {
-        assert_eq!(one, other);
+    assert!(hyper.1.len() > 1050 && hyper.0[2] > 10, "{:?}", hyper.0);
+    for other in [whole, in_pieces] {
+        assert_eq!(other.0, hyper.0);
+        for (one, other) in hyper.1.iter().zip(&other.1) {
+            assert_eq!(one, other);
+        }
     }
 }
