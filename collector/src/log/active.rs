@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tallylight_host::disk::PAGE;
 use tallylight_proto::layout;
 use tallylight_proto::segment::{
     Framing, HEADER_LEN, HOLES_OFFSET, Header, Holes, Mark, MarkKind, SECTOR_LEN, framed_len,
@@ -13,6 +14,8 @@ use super::storage::{Exclusive, MappedFile, StorageError};
 
 /// Touched at a time by a writer that has overtaken the supply.
 const CHUNK: u64 = 1 << 20;
+/// From so many bytes on they are taken out of the map before they are synced.
+const LET_GO: u64 = 64 << 10;
 /// Bytes at the end of a segment that events leave to ledger records: so that what is shed while the disk is full, and
 /// the end of a life, can still be told.
 const LEDGER_ROOM: u64 = 32 * 1024;
@@ -45,6 +48,8 @@ pub(super) struct Shared {
     committed: Mutex<Mark>,
     /// Up to where pages were touched before anything was written to them.
     touched: AtomicU64,
+    /// Up to where pages were taken out of the map, since nothing will be written to them again.
+    let_go: AtomicU64,
     /// Which slots of the marks were written last; the writer's and the syncer's own, in this order.
     slots: [AtomicUsize; MarkKind::ALL.len()],
 }
@@ -149,7 +154,9 @@ impl Active {
 
 impl Shared {
     fn new(file: Arc<MappedFile>, header: Header, committed: Mark) -> Self {
-        Self { file, header, committed: Mutex::new(committed), touched: AtomicU64::new(0), slots: Default::default() }
+        let let_go = AtomicU64::new(committed.length);
+        let touched = AtomicU64::new(0);
+        Self { file, header, committed: Mutex::new(committed), touched, let_go, slots: Default::default() }
     }
 
     /// Of a segment that an earlier life left behind. Its first ordinal is written once more: it may have been
@@ -174,9 +181,19 @@ impl Shared {
     /// Puts what is committed on disk, says so in the segment, and returns how far that is.
     pub fn sync(&self) -> Result<Mark, StorageError> {
         let committed = self.committed();
+        self.let_go_of(committed.length);
         self.file.sync()?;
         self.store(committed, MarkKind::Synced);
         Ok(committed)
+    }
+
+    /// What is committed is not written to again, but for the page that it ends in.
+    fn let_go_of(&self, to: u64) {
+        let from = self.let_go.load(Ordering::Relaxed);
+        if to - from >= LET_GO {
+            self.file.let_go(from, to);
+            self.let_go.store(to / PAGE as u64 * PAGE as u64, Ordering::Relaxed);
+        }
     }
 
     /// Ends the segment: holes and records are put on disk, the space behind them is given back, and only then
@@ -185,8 +202,9 @@ impl Shared {
         if *holes != Holes::default() {
             self.file.write_at(HOLES_OFFSET as u64, &holes.encode(self.header.salt))?;
         }
-        self.file.sync()?;
         let end = self.committed();
+        self.let_go_of(end.length);
+        self.file.sync()?;
         self.file.free_behind(end.length);
         // both slots of every mark, so that one that was torn by a crash is whole again
         for kind in MarkKind::ALL {

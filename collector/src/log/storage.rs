@@ -210,6 +210,17 @@ impl MappedFile {
         }
     }
 
+    /// Takes the pages between two offsets out of the map, which nobody will write to again. A sync takes them away from all
+    /// writers one by one, and interrupts the other processors for each; this does once for all.
+    pub fn let_go(&self, from: u64, to: u64) {
+        let (Ok(from), Ok(to)) = (usize::try_from(from), usize::try_from(to)) else { return };
+        let (from, to) = (from.next_multiple_of(PAGE), to / PAGE * PAGE);
+        if from < to {
+            // then the sync does it
+            let _ = self.map.let_go(from, to - from);
+        }
+    }
+
     /// Puts on disk what was written through the map (`fdatasync(2)`).
     pub fn sync(&self) -> Result<()> {
         at("sync", &self.path, self.file.sync_data())
@@ -321,6 +332,24 @@ mod tests {
         let mut read = [1; 5];
         assert_eq!(file.read_at(8191, &mut read).expect("readable"), 5);
         assert_eq!(&read, b"\0abc\0");
+    }
+
+    #[test]
+    fn what_was_taken_out_of_the_map_is_on_disk_after_the_next_sync() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut file = MappedFile::create(&folder.path().join("x"), 1 << 20).expect("room");
+        let (from, len) = (5_000, 600_000);
+        let last = from + len as u64 - 10;
+        file.bytes(from, len).fill(7);
+        file.let_go(from, from + len as u64);
+        // both ends lie in pages that stay
+        file.bytes(from, 10).fill(8);
+        file.bytes(last, 20).fill(9);
+        file.read_from_disk().expect("a disk");
+        let mut read = vec![0; len + 10];
+        assert_eq!(file.read_at(from, &mut read).expect("readable"), read.len());
+        let expected = [vec![8; 10], vec![7; len - 20], vec![9; 20]].concat();
+        assert!(read == expected && file.bytes(from, read.len()) == expected);
     }
 
     #[test]

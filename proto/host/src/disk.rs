@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use rustix::fs::FallocateFlags;
 
 #[cfg(feature = "simulated")]
@@ -291,6 +291,19 @@ impl Map {
     /// As the kernel says; an older one cannot.
     pub fn populate(&self, from: usize, len: usize) -> io::Result<()> {
         self.raw.advise_range(Advice::PopulateWrite, from, len)
+    }
+
+    /// Takes whole pages of a range out of this process's memory (`MADV_DONTNEED`): they stay in the file's cache, as they were written.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn let_go(&self, from: usize, len: usize) -> io::Result<()> {
+        #[cfg(feature = "simulated")]
+        if self.of.is_some() {
+            return Ok(());
+        }
+        // SAFETY: the map is shared with its file, so what was written is there and is what a later access finds
+        unsafe { self.raw.unchecked_advise_range(UncheckedAdvice::DontNeed, from, len) }
     }
 
     /// To be called right before so many bytes are written at an offset. A simulated machine may stop before or
