@@ -11,6 +11,7 @@ mod hostile;
 mod http;
 mod log;
 mod machine;
+mod micro;
 mod peers;
 mod process;
 mod udp;
@@ -29,6 +30,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// The steps of an event's way, each beside the obvious way to do it.
+    Micro(micro::Arguments),
     /// Appending to the log, beside write(2).
     Log(log::Arguments),
     /// Taking datagrams, beside rsyslog, syslog-ng and a bare loop.
@@ -52,6 +55,7 @@ enum What {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.what {
+        What::Micro(micro) => micro::run(&micro, arguments.rounds),
         What::Log(log) => log::run(&log, arguments.rounds),
         What::Udp(udp) => udp::run(&udp, arguments.rounds),
         What::Http(http) => http::run(&http, arguments.rounds),
