@@ -108,7 +108,7 @@ pub struct Entries<'a> {
 /// What is yet to be judged.
 enum Rest<'a> {
     Nothing,
-    Object,
+    Object(Result<Fields<'a>, Detail>),
     Ping,
     Query,
     Array(std::vec::IntoIter<&'a RawValue>),
@@ -145,7 +145,7 @@ impl<'a> Entries<'a> {
         };
         let (len, rest) = match Kind::of(&body, bytes) {
             Kind::Multipart => return refused(1, Detail::Multipart),
-            Kind::Object => (1, Rest::Object),
+            Kind::Object(fields) => (1, Rest::Object(fields)),
             Kind::Ping => (1, Rest::Ping),
             Kind::Query => (1, Rest::Query),
             Kind::Array => match array(bytes) {
@@ -184,8 +184,12 @@ impl<'a> Entries<'a> {
         let url = Fields::of_query(body.query.as_bytes());
         let mut out = Out { url: &url, context, new_id, sink };
         let one = match &mut self.rest {
-            Rest::Nothing => return false,
-            Rest::Object => whole_object(trim(body.bytes), &mut out),
+            Rest::Array(_) | Rest::Lines(_) => return self.judge_some(piece, &mut out),
+            rest => std::mem::replace(rest, Rest::Nothing),
+        };
+        let one = match one {
+            Rest::Nothing | Rest::Array(_) | Rest::Lines(_) => return false,
+            Rest::Object(fields) => fields.and_then(|fields| out.give(fields, DEFAULT_EVENT, 0)),
             Rest::Query => out.give(Fields::of_query(trim(body.bytes)), DEFAULT_EVENT, 0),
             Rest::Ping => {
                 let mut fields = Fields::default();
@@ -193,7 +197,6 @@ impl<'a> Entries<'a> {
                 fields.put_known(Key::Target, body.ping_to);
                 out.give(fields, PING_EVENT, 0)
             }
-            Rest::Array(_) | Rest::Lines(_) => return self.judge_some(piece, &mut out),
         };
         self.end(Judged::whole(1, one.map_err(Reject::from)))
     }
@@ -245,33 +248,47 @@ impl<'a> Entries<'a> {
 }
 
 /// What a body is, see above.
-enum Kind {
+enum Kind<'a> {
     Multipart,
     Array,
-    Object,
+    /// With what it says, since only whoever has read all of it knows that it is one.
+    Object(Result<Fields<'a>, Detail>),
     Ping,
     Query,
     Lines,
 }
 
-impl Kind {
+impl<'a> Kind<'a> {
     /// `bytes` are those of the body, trimmed.
-    fn of(body: &Body<'_>, bytes: &[u8]) -> Self {
+    fn of(body: &Body<'a>, bytes: &'a [u8]) -> Self {
         let media_type = body.content_type.split(';').next().unwrap_or_default().trim_ascii();
         if media_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
             return Self::Multipart;
         }
-        // lossy: a bad byte must not make lines of a whole object
-        let is_json = || serde_json::from_str::<&RawValue>(&String::from_utf8_lossy(bytes)).is_ok();
+        if bytes.first() == Some(&b'{') {
+            let fields = fields_of(bytes);
+            // what is wrong may be that it is no object: the first line of many, or something that only begins like one
+            if !matches!(fields, Err(Detail::Json { .. } | Detail::NotUtf8)) || is_json(bytes) {
+                return Self::Object(fields);
+            }
+        }
         match bytes.first() {
             Some(b'[') => Self::Array,
-            Some(b'{') if is_json() => Self::Object,
             _ if media_type.eq_ignore_ascii_case("text/ping") => Self::Ping,
             None => Self::Query,
             _ if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") => Self::Query,
             _ => Self::Lines,
         }
     }
+}
+
+fn fields_of(bytes: &[u8]) -> Result<Fields<'_>, Detail> {
+    object::fields(str::from_utf8(bytes).map_err(|_| Detail::NotUtf8)?)
+}
+
+/// Whether it is JSON and nothing else, but for bytes that are not UTF-8: those must not make lines of a whole object.
+fn is_json(bytes: &[u8]) -> bool {
+    serde_json::from_str::<&RawValue>(&String::from_utf8_lossy(bytes)).is_ok()
 }
 
 /// Where the events go, and what is the same for all of them.
@@ -293,11 +310,6 @@ impl<'a> Out<'a, '_> {
         let event = fields.into_event(name, place, self.context, self.new_id)?;
         (self.sink)(&event)
     }
-}
-
-fn whole_object(bytes: &[u8], out: &mut Out<'_, '_>) -> Result<(), Detail> {
-    let text = str::from_utf8(bytes).map_err(|_| Detail::NotUtf8)?;
-    out.give(object::fields(text)?, DEFAULT_EVENT, 0)
 }
 
 fn array(bytes: &[u8]) -> Result<Vec<&RawValue>, Detail> {
@@ -322,7 +334,7 @@ fn is_line((_, line): &(usize, &[u8])) -> bool {
 
 fn line_fields(line: &[u8]) -> Result<Fields<'_>, Detail> {
     match line.first() {
-        Some(b'{') => object::fields(str::from_utf8(line).map_err(|_| Detail::NotUtf8)?),
+        Some(b'{') => fields_of(line),
         _ if line.contains(&b'=') => Ok(Fields::of_query(line)),
         _ => Err(Detail::NotALine),
     }
