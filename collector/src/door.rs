@@ -10,7 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tallylight_host::clock;
 use tallylight_proto::beacon::{self, Body, Context, Detail, Entries, Judged, Piece, Query, Reject};
@@ -96,7 +96,7 @@ impl Door {
         }
     }
 
-    /// A pixel: one event in a query string.
+    /// A pixel: one event in a query string. It is sent when that is due, which the caller sees to ([`Door::flush_if_due_at`]).
     pub fn pixel<'a>(&self, query: Query<'a>, context: &Context<'a>) -> Outcome {
         self.one(self.look(query, context), context.front, None)
     }
@@ -122,8 +122,11 @@ impl Door {
             }
             (Ok(event), None) => {
                 batch.push(&event);
+                let is_large = batch.weight() >= BATCH_BYTES;
                 drop(batch);
-                self.flush_if_due();
+                if is_large {
+                    self.flush();
+                }
                 Outcome::Taken
             }
         }
@@ -287,9 +290,14 @@ impl Door {
 
     /// Sends what was gathered if it is large or old. Whoever keeps the thread from parking must see to that.
     pub fn flush_if_due(&self) {
+        self.flush_if_due_at(clock::instant());
+    }
+
+    /// The same at this time, for whoever knows it already.
+    pub fn flush_if_due_at(&self, now: Instant) {
         let batch = self.batch.borrow();
-        let is_due =
-            batch.weight() >= BATCH_BYTES || batch.opened().is_some_and(|opened| clock::since(opened) >= BATCH_AGE);
+        let is_old = |opened| now.saturating_duration_since(opened) >= BATCH_AGE;
+        let is_due = batch.weight() >= BATCH_BYTES || batch.opened().is_some_and(is_old);
         drop(batch);
         if is_due {
             self.flush();

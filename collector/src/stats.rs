@@ -4,7 +4,7 @@
 //! cache line that nobody else writes. Whoever shows them adds the workers up.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tallylight_proto::Front;
 use tallylight_service::recorder::SECONDS_BUCKETS;
@@ -86,10 +86,10 @@ pub struct WorkerStats {
 }
 
 impl WorkerStats {
-    /// Counts an answer of this class (the first digit of its code) to a request that came at this time.
-    pub fn answered(&self, front: Front, came: Instant, class: u16) {
+    /// Counts an answer of this class (the first digit of its code) to a request that took so long.
+    pub fn answered(&self, front: Front, took: Duration, class: u16) {
         let timing = if front == Front::Http1 { &self.http1 } else { &self.http2 };
-        timing.record(came.elapsed());
+        timing.record(took);
         if let Some(answers) = self.answers.get(usize::from(class).wrapping_sub(2)) {
             answers.add(1);
         }

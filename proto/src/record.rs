@@ -383,7 +383,7 @@ pub fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 fn checked(text: &[u8]) -> Result<&str, RecordError> {
-    std::str::from_utf8(text).map_err(|_| RecordError::BadField { field: "string" })
+    simdutf8::basic::from_utf8(text).map_err(|_| RecordError::BadField { field: "string" })
 }
 
 fn decode_ledger(payload: &[u8]) -> Result<Ledger, RecordError> {

@@ -198,9 +198,16 @@ impl Answer {
     /// origin that is no header value is none.
     pub fn write_http1(&self, origin: Option<&[u8]>, sent: Sent<'_>, out: &mut Vec<u8>) {
         let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
-        let reason = self.status.canonical_reason().unwrap_or_default();
-        for part in ["HTTP/1.1 ", self.status.as_str(), " ", reason, "\r\n"] {
-            out.extend_from_slice(part.as_bytes());
+        match self.status {
+            // nearly all are one of these
+            StatusCode::OK => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
+            StatusCode::NO_CONTENT => out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n"),
+            status => {
+                let reason = status.canonical_reason().unwrap_or_default();
+                for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
+                    out.extend_from_slice(part.as_bytes());
+                }
+            }
         }
         out.extend_from_slice(&LINES_EVERYWHERE);
         let mut put = |name: &str, value: &[u8]| put_line(name, value, out);

@@ -35,31 +35,55 @@ const HEADERS: usize = 48;
 /// What is answered here.
 const PATHS: [&str; 2] = ["/api/beacon", "/pixel.gif"];
 
-/// Serves a connection of which `next` was read, until it has ended, or hyper is to go on with what is given back.
-pub(super) async fn serve(shared: &Shared, stream: &mut TcpStream, mut next: Bytes, caller: &Caller) -> Option<Bytes> {
+/// Serves a connection of which `bytes` were read, until it has ended, or hyper is to go on with what is given back.
+pub(super) async fn serve(shared: &Shared, stream: &mut TcpStream, bytes: Bytes, caller: &Caller) -> Option<Bytes> {
     let mut draining = pin!(shared.phase.is_draining_now());
     let mut idle = pin!(sleep(shared.options.idle_timeout));
-    let mut is_late = false;
-    let mut began = Instant::now();
-    // when its first bytes came, or the request before it
-    let mut since = began;
-    // of a head that may still end, this was there before
-    let mut half = 0;
+    let (mut is_watching, mut is_late) = (false, false);
+    // when the first bytes of the last request came
+    let mut since = Instant::now();
+    // of a head that may still end
+    let mut half = Bytes::new();
+    let mut came = Came::Bytes(bytes);
     loop {
-        // nothing ends without the end of a line, and what comes byte by byte is not parsed as often
-        let may_end = half == 0 || next.len() >= READ || next[half..].contains(&b'\n');
-        let done = if may_end { answer(shared, stream, &next, caller, began).await } else { Done::NotYet };
-        let before = match done {
-            Done::Elsewhere => return Some(next),
-            Done::ForGood => return None,
-            Done::GoesOn => Bytes::new(),
-            Done::NotYet => next,
-        };
-        let read = poll_fn(|cx| {
-            if let Poll::Ready(read) = poll_read(shared, stream, cx) {
-                return Poll::Ready(read);
+        let done = match came {
+            Came::Nothing => {
+                // thousands may end at once
+                shared.leaving.pass().await;
+                return None;
             }
-            if !is_late && draining.as_mut().poll(cx).is_ready() {
+            Came::Request(answered) => {
+                since = answered.began;
+                answered.finish(shared, stream).await
+            }
+            Came::Bytes(bytes) => {
+                let began = Instant::now();
+                // nothing ends without the end of a line, and what comes byte by byte is not parsed as often
+                let may_end = half.is_empty() || half.len() + bytes.len() >= READ || bytes.contains(&b'\n');
+                if half.is_empty() {
+                    since = began;
+                }
+                let all = joined(std::mem::take(&mut half), bytes);
+                let done = if may_end { answer(shared, stream, &all, caller, began).await } else { Done::NotYet };
+                match done {
+                    Done::Elsewhere => return Some(all),
+                    Done::NotYet => half = all,
+                    Done::GoesOn | Done::ForGood => {}
+                }
+                done
+            }
+        };
+        if matches!(done, Done::ForGood) {
+            return None;
+        }
+        came = poll_fn(|cx| {
+            if let Poll::Ready(came) = poll_read(shared, stream, caller, half.is_empty(), cx) {
+                return Poll::Ready(came);
+            }
+            // polled once, it wakes this task when that begins
+            let may_drain = !is_late && (!is_watching || !shared.phase.is_serving());
+            is_watching = true;
+            if may_drain && draining.as_mut().poll(cx).is_ready() {
                 // what it is about to say may be under way
                 is_late = true;
                 idle.as_mut().reset(Instant::now() + LATE_PATIENCE);
@@ -68,37 +92,57 @@ pub(super) async fn serve(shared: &Shared, stream: &mut TcpStream, mut next: Byt
             while idle.as_mut().poll(cx).is_ready() {
                 let deadline = since + shared.options.idle_timeout;
                 if is_late || deadline <= Instant::now() {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Came::Nothing);
                 }
                 idle.as_mut().reset(deadline);
             }
             Poll::Pending
         })
         .await;
-        let Some(bytes) = read else {
-            // thousands may end at once
-            shared.leaving.pass().await;
-            return None;
-        };
-        began = Instant::now();
-        half = before.len();
-        if half == 0 {
-            (since, next) = (began, bytes);
-        } else {
-            let mut both = BytesMut::from(before);
-            both.extend_from_slice(&bytes);
-            next = both.freeze();
-        }
     }
 }
 
-/// The next bytes; none at the end.
-fn poll_read(shared: &Shared, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+/// What a connection's next read has given.
+enum Came {
+    /// The end, or nothing in time.
+    Nothing,
+    /// Something that is kept while it is looked at.
+    Bytes(Bytes),
+    /// A request that was answered where it was read.
+    Request(Answered),
+}
+
+/// Reads. A pixel is answered at once, without a copy of what was read; only if nothing of it was there before.
+fn poll_read(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    caller: &Caller,
+    is_beginning: bool,
+    cx: &mut Context<'_>,
+) -> Poll<Came> {
     let mut buffer = shared.buffer.borrow_mut();
     let mut buffer = ReadBuf::new(&mut buffer[..]);
-    let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
-    let is_end = read.is_err() || buffer.filled().is_empty();
-    Poll::Ready((!is_end).then(|| Bytes::copy_from_slice(buffer.filled())))
+    let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+    let bytes = buffer.filled();
+    if read.is_err() || bytes.is_empty() {
+        return Poll::Ready(Came::Nothing);
+    }
+    if is_beginning
+        && bytes.starts_with(b"GET ")
+        && let Begun::Answered(answered) = begin(shared, stream, bytes, caller, Instant::now())
+    {
+        return Poll::Ready(Came::Request(answered));
+    }
+    Poll::Ready(Came::Bytes(Bytes::copy_from_slice(bytes)))
+}
+
+fn joined(half: Bytes, more: Bytes) -> Bytes {
+    if half.is_empty() {
+        return more;
+    }
+    let mut both = BytesMut::from(half);
+    both.extend_from_slice(&more);
+    both.freeze()
 }
 
 /// What became of a request.
@@ -115,19 +159,34 @@ enum Done {
 
 /// Answers a request, if that can be done here.
 async fn answer(shared: &Shared, stream: &mut TcpStream, bytes: &Bytes, caller: &Caller, began: Instant) -> Done {
-    let (left, is_last) = match begin(shared, stream, bytes, caller, began) {
+    let answered = match begin(shared, stream, bytes, caller, began) {
         Begun::Elsewhere => return Done::Elsewhere,
         Begun::NotYet => return Done::NotYet,
-        Begun::Answered { left, is_last } => (left, is_last),
+        Begun::Answered(answered) => answered,
         // boxed: few requests have one, and all connections would have room for it
         Begun::WithBody(request) => Box::pin(with_body(shared, stream, bytes, caller, request, began)).await,
     };
-    let is_taken = match left {
-        Ok(left) if left.is_empty() => true,
-        Ok(left) => matches!(timeout(shared.options.idle_timeout, stream.write_all(&left)).await, Ok(Ok(()))),
-        Err(_) => false,
-    };
-    if is_last || !is_taken { Done::ForGood } else { Done::GoesOn }
+    answered.finish(shared, stream).await
+}
+
+/// A request that is answered.
+struct Answered {
+    began: Instant,
+    /// What of the answer the peer has yet to make room for.
+    left: io::Result<Vec<u8>>,
+    /// The connection ends with it.
+    is_last: bool,
+}
+
+impl Answered {
+    async fn finish(self, shared: &Shared, stream: &mut TcpStream) -> Done {
+        let is_taken = match self.left {
+            Ok(left) if left.is_empty() => true,
+            Ok(left) => matches!(timeout(shared.options.idle_timeout, stream.write_all(&left)).await, Ok(Ok(()))),
+            Err(_) => false,
+        };
+        if self.is_last || !is_taken { Done::ForGood } else { Done::GoesOn }
+    }
 }
 
 /// Answers a request with a body, for the rest of which, and for the log, it may have to wait.
@@ -138,13 +197,13 @@ async fn with_body(
     caller: &Caller,
     request: Request<'_>,
     began: Instant,
-) -> (io::Result<Vec<u8>>, bool) {
+) -> Answered {
     let Request { head, body, missing, is_last } = request;
     let mut body = Rest { begun: bytes.slice_ref(body), missing, stream, shared, waits: None, has_gone: false };
     let deadline = began + shared.options.body_timeout;
     let answer = beacon(shared, caller.address, &head, &mut body, deadline).await;
     let is_last = is_last || !is_read(shared, false, &mut body, deadline).await || !shared.phase.is_serving();
-    (send(shared, stream, &answer, &head, is_last, began), is_last)
+    send(shared, stream, &answer, &head, is_last, began)
 }
 
 /// A body of which the beginning was read with its head.
@@ -217,13 +276,13 @@ enum Begun<'a> {
     Elsewhere,
     /// There is too little of it.
     NotYet,
-    /// It is answered, but for these bytes that the peer has yet to make room for.
-    Answered { left: io::Result<Vec<u8>>, is_last: bool },
+    /// It is answered.
+    Answered(Answered),
     /// Its body is to be looked at.
     WithBody(Request<'a>),
 }
 
-fn begin<'a>(shared: &Shared, stream: &TcpStream, bytes: &'a Bytes, caller: &Caller, began: Instant) -> Begun<'a> {
+fn begin<'a>(shared: &Shared, stream: &TcpStream, bytes: &'a [u8], caller: &Caller, began: Instant) -> Begun<'a> {
     let mut request = match Request::parse(bytes) {
         Parsed::Request(request) if shared.options.max_body < request.body_len() => return Begun::Elsewhere,
         Parsed::Request(request) => request,
@@ -239,10 +298,10 @@ fn begin<'a>(shared: &Shared, stream: &TcpStream, bytes: &'a Bytes, caller: &Cal
         ControlFlow::Continue(_) if head.is_get() => get(shared, caller.address, head),
         ControlFlow::Continue(_) => return Begun::WithBody(request),
     };
-    Begun::Answered { left: send(shared, stream, &answer, head, *is_last, began), is_last: *is_last }
+    Begun::Answered(send(shared, stream, &answer, head, *is_last, began))
 }
 
-/// Sends an answer, and gives back what there is no room for yet, which is seldom anything.
+/// Sends an answer, of which something may be left, but seldom is.
 fn send(
     shared: &Shared,
     stream: &TcpStream,
@@ -250,25 +309,23 @@ fn send(
     head: &Head<'_>,
     is_last: bool,
     began: Instant,
-) -> io::Result<Vec<u8>> {
-    shared.stats.answered(Front::Http1, began.into_std(), answer.class());
-    if answer.class() != 2 {
-        // what is taken sees to that itself; a thread that only refuses may never park
-        shared.door.flush_if_due();
-    }
+) -> Answered {
+    shared.answered(Front::Http1, began.into_std(), answer);
     let mut out = shared.answers.take();
     let sent_with = Sent { is_head: head.method == Method::HEAD, is_last, date: &shared.date.at(began.into_std()) };
     answer.write_http1(head.heard.origin, sent_with, &mut out);
-    let sent = match stream.try_write(&out) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        sent => sent?,
+    let left = match stream.try_write(&out) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(out),
+        Err(error) => Err(error),
+        Ok(sent) => {
+            out.drain(..sent);
+            // its memory is for the next one
+            let left = if out.is_empty() { Vec::new() } else { std::mem::take(&mut out) };
+            shared.answers.set(out);
+            Ok(left)
+        }
     };
-    out.drain(..sent);
-    if !out.is_empty() {
-        return Ok(out);
-    }
-    shared.answers.set(out);
-    Ok(Vec::new())
+    Answered { began, left, is_last }
 }
 
 /// What some bytes are.

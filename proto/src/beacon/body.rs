@@ -15,6 +15,7 @@ use std::iter::Enumerate;
 use std::slice::Split;
 
 use serde_json::value::RawValue;
+use simdutf8::basic::from_utf8;
 
 use crate::event::{Event, Id};
 use crate::reason::Refusal;
@@ -106,6 +107,7 @@ pub struct Entries<'a> {
 }
 
 /// What is yet to be judged.
+#[expect(clippy::large_enum_variant, reason = "most bodies are the large one, and each has one of it")]
 enum Rest<'a> {
     Nothing,
     Object(Result<Fields<'a>, Detail>),
@@ -248,6 +250,7 @@ impl<'a> Entries<'a> {
 }
 
 /// What a body is, see above.
+#[expect(clippy::large_enum_variant, reason = "most bodies are the large one, and none is kept")]
 enum Kind<'a> {
     Multipart,
     Array,
@@ -283,7 +286,7 @@ impl<'a> Kind<'a> {
 }
 
 fn fields_of(bytes: &[u8]) -> Result<Fields<'_>, Detail> {
-    object::fields(str::from_utf8(bytes).map_err(|_| Detail::NotUtf8)?)
+    object::fields(from_utf8(bytes).map_err(|_| Detail::NotUtf8)?)
 }
 
 /// Whether it is JSON and nothing else, but for bytes that are not UTF-8: those must not make lines of a whole object.
@@ -313,7 +316,7 @@ impl<'a> Out<'a, '_> {
 }
 
 fn array(bytes: &[u8]) -> Result<Vec<&RawValue>, Detail> {
-    let text = str::from_utf8(bytes).map_err(|_| Detail::NotUtf8)?;
+    let text = from_utf8(bytes).map_err(|_| Detail::NotUtf8)?;
     serde_json::from_str(text).map_err(|error| Detail::Json { error })
 }
 

@@ -7,11 +7,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::{memchr2, memchr3_iter};
+use simdutf8::basic::from_utf8;
 
 /// The pairs of a query string, decoded, in order. A piece without `=` has an empty value.
 pub(crate) fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     // looked at once and not piece by piece: most queries are text
-    pairs_of(query, str::from_utf8(query).ok())
+    pairs_of(query, from_utf8(query).ok())
 }
 
 /// The same of what is known to be text.
@@ -80,7 +81,7 @@ fn pieces(query: &[u8]) -> impl Iterator<Item = Piece> {
 fn decode(text: &[u8]) -> Cow<'_, str> {
     let Some(first) = memchr2(b'%', b'+', text) else {
         // asked first because it is faster where the answer is yes
-        return str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
+        return from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
     };
     let mut decoded = Vec::with_capacity(text.len());
     let (plain, mut rest) = text.split_at(first);
