@@ -4,7 +4,7 @@
 DATA ?= data
 export DATA
 
-.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation restarts deb test-deb image test-image fmt lint bench-log bench-http \
+.PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation restarts deb test-deb image test-image fmt lint bench-all bench-micro bench-log bench-http \
 	bench-counters bench-udp bench-hostile bench-compact fuzz clean
 .DEFAULT_GOAL := help
 
@@ -89,8 +89,13 @@ lint: ## format, lints and documentation, as CI wants them
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+bench-all: bench-micro bench-log bench-http bench-udp bench-compact bench-hostile ## all comparisons: some three hours
+
+bench-micro: ## each step of an event's way, beside the obvious way to do it
+	cargo run --release -p tallylight-benches -- micro --json target/bench-micro.json
+
 bench-log: ## appending to the log, beside write(2)
-	cargo run --release -p tallylight-benches -- log
+	cargo run --release -p tallylight-benches -- log --json target/bench-log.json
 
 bench-http: ## beacons over HTTP, beside nginx with a buffered log
 	@benches/install-peers.sh
@@ -104,7 +109,7 @@ bench-counters: test-env ## records what a request costs in instructions, alloca
 bench-udp: ## taking datagrams, beside rsyslog, syslog-ng and a bare loop
 	@benches/install-peers.sh
 	cargo build --release -p tallylight-collector
-	cargo run --release -p tallylight-benches -- udp
+	cargo run --release -p tallylight-benches -- udp --json target/bench-udp.json
 
 bench-hostile: ## honest clients' latency and losses while the collector is attacked, beside quiet times
 	cargo build --release -p tallylight-collector
@@ -115,7 +120,7 @@ EVENTS ?= 1M
 bench-compact: ## log → hourly Parquet, beside DuckDB, ClickHouse, Polars and DataFusion (EVENTS=number)
 	@benches/install-engines.sh
 	cargo build --release -p tallylight-compactor
-	cargo run --release -p tallylight-benches -- compact --events $(EVENTS) --rounds 4
+	cargo run --release -p tallylight-benches -- compact --events $(EVENTS) --rounds 4 --json target/bench-compact.json
 
 # One target, so many executions: make fuzz TARGET=decoder RUNS=1000000
 TARGET ?=

@@ -2,10 +2,12 @@
 //! round (A B, B A, …), so that what the machine does meanwhile hits all of them. Ratios are taken within a
 //! round, then their median and quartiles over the rounds.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
 
 /// Something to be measured. The first one of a comparison is what the others are compared with.
 pub struct Contender<'a> {
@@ -25,8 +27,8 @@ struct Cost {
     cpu: Duration,
 }
 
-/// Measures, and prints a table. `items` is how many each run handles.
-pub fn compare(title: &str, items: u64, rounds: u32, contenders: &mut [Contender<'_>]) -> Result<()> {
+/// Measures, and prints a table. `items` is how many each run handles. What each run took, by contender, as JSON.
+pub fn compare(title: &str, items: u64, rounds: u32, contenders: &mut [Contender<'_>]) -> Result<Value> {
     let count = contenders.len();
     let mut costs = alternate(rounds + 1, count, |_, n| {
         let cost = measure(&mut contenders[n].run)?;
@@ -46,7 +48,17 @@ pub fn compare(title: &str, items: u64, rounds: u32, contenders: &mut [Contender
         let ratio = |of: fn(&Cost) -> Duration| spread(ratios(own, &costs[0], |cost| Some(of(cost).as_secs_f64())));
         println!("| {} | {rate} | {cpu} | {} | {} |", contender.name, ratio(|cost| cost.wall), ratio(|cost| cost.cpu));
     }
-    Ok(())
+    let seconds =
+        |own: &[Cost], of: fn(&Cost) -> Duration| own.iter().map(|cost| of(cost).as_secs_f64()).collect::<Vec<_>>();
+    let contenders = contenders.iter().zip(&costs).map(|(contender, own)| {
+        json!({"name": contender.name, "seconds": seconds(own, |cost| cost.wall), "cpu_seconds": seconds(own, |cost| cost.cpu)})
+    });
+    Ok(json!({"title": title, "items": items, "contenders": contenders.collect::<Vec<_>>()}))
+}
+
+/// Writes what was measured, if that is wanted.
+pub fn write_json(path: Option<&Path>, measured: &[Value]) -> Result<()> {
+    path.map_or(Ok(()), |path| Ok(std::fs::write(path, serde_json::to_vec_pretty(measured)?)?))
 }
 
 /// Runs each of `count` contenders once a round, given the round and its number, in an order that turns around.

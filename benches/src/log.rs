@@ -17,7 +17,7 @@ use tallylight_proto::{Event, layout, record};
 use tokio::sync::oneshot;
 
 use crate::beacons::Beacons;
-use crate::compare::{Contender, compare};
+use crate::compare::{Contender, compare, write_json};
 
 const SEGMENT_SIZE: u64 = 256 << 20;
 const QUEUE_LEN: usize = 1024;
@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Folder on the disk to be measured.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
+    /// Writes what each run took to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
 /// Prints the comparison.
@@ -56,11 +59,11 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
         fresh.contender("Tallylight's log, fresh segments", work),
         recycled.contender("Tallylight's log, recycled segments", work),
     ];
-    compare(&title, work.count as u64, rounds, &mut contenders)?;
+    let measured = compare(&title, work.count as u64, rounds, &mut contenders)?;
     drop(contenders);
     fresh.log.finish();
     recycled.log.finish();
-    Ok(())
+    write_json(arguments.json.as_deref(), &[measured])
 }
 
 /// The events of one run.

@@ -23,7 +23,7 @@ use tallylight_proto::{Event, Front, Id};
 use uuid::Uuid;
 
 use crate::beacons::Beacons;
-use crate::compare::{Contender, compare};
+use crate::compare::{Contender, compare, write_json};
 
 /// What is measured.
 #[derive(clap::Args)]
@@ -37,6 +37,9 @@ pub struct Arguments {
     /// Folder on the disk that is appended to.
     #[arg(long, default_value = "target")]
     dir: PathBuf,
+    /// Writes what each run took to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
 /// Different events.
@@ -62,13 +65,14 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
         ("datagram: 200 bytes of JSON become an event", datagram(&traffic, runs)),
         ("roll-up: records become groups", roll_up(&traffic, runs)),
     ];
+    let mut measured = Vec::new();
     for (title, mut contenders) in steps {
         if arguments.only.is_empty() || arguments.only.iter().any(|part| title.contains(part.as_str())) {
-            compare(title, (runs * VARIANTS) as u64, rounds, &mut contenders)?;
+            measured.push(compare(title, (runs * VARIANTS) as u64, rounds, &mut contenders)?);
             println!();
         }
     }
-    Ok(())
+    write_json(arguments.json.as_deref(), &measured)
 }
 
 /// Something without anything to clean up.
