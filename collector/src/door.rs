@@ -281,6 +281,8 @@ impl Door {
             full.give_up(Shed::Queue);
             *batch = full;
         }
+        drop(batch);
+        self.appender.make_way();
     }
 
     /// Whether anything waits to be sent.

@@ -44,7 +44,7 @@ use supply::Supply;
 /// How many batches may wait for the writer. With the batches of a busy front (some 64 KiB) that is 64 MiB and
 /// about a tenth of a second of appending.
 pub const QUEUE_LEN: usize = 1024;
-/// So many wait if the writer, which comes once a millisecond, is late: a busy thread sends one in a quarter of that.
+/// So many batches wait if the writer, which comes once a millisecond, is late: a busy thread sends one in a quarter of that.
 const LATE: usize = 6;
 /// How many emptied batches wait to be used again.
 const RECYCLED_LEN: usize = 64;
@@ -201,11 +201,6 @@ impl Appender {
         if result.is_ok() {
             self.status.pushed();
         }
-        if self.queue.len() >= LATE {
-            // The writer may be waiting for this very processor: where a clock tick interrupts its turn, Linux lets a thread that is
-            // never idle go on until the next tick, 4 ms later. Without anybody who waits this costs a system call.
-            yield_now();
-        }
         result.map_err(|error| match error {
             TrySendError::Full(batch) | TrySendError::Disconnected(batch) => batch,
         })
@@ -217,6 +212,14 @@ impl Appender {
         let (queue, batches) = bounded(room);
         let status = Arc::new(Status::new(&Recovered::default()));
         (Self { queue, recycled: bounded(0).1, status }, batches)
+    }
+
+    /// Makes way for the writer where it is late. It may be waiting for this very processor: where a clock tick interrupts its turn, Linux
+    /// lets a thread that is never idle go on until the next tick, 4 ms later. Without anybody who waits this costs a system call.
+    pub fn make_way(&self) {
+        if self.queue.len() >= LATE {
+            yield_now();
+        }
     }
 
     /// Whether the channel is nearly full: who can wait, better does.
