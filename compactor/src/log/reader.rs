@@ -179,7 +179,11 @@ impl Reader {
     /// Puts a segment's header and its name on disk. A power cut that took them would have the collector go on in the
     /// segment before it, which is left for good.
     fn make_durable(&self, base: u64) -> Result<(), StorageError> {
-        SegmentFile::open(&self.folder, base)?.sync()?;
+        let file = SegmentFile::open(&self.folder, base)?;
+        // a synced mark was written after a sync; one more would have all that is cached of it read from disk again
+        if !file.page()?.is_ok_and(|page| page.synced.is_some()) {
+            file.sync()?;
+        }
         storage::sync_dir(&self.folder)
     }
 
