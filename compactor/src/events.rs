@@ -82,7 +82,7 @@ impl Events {
     ) -> Result<(), E> {
         let columns = self.schema.num_columns();
         let is_much = parts.iter().map(|(_, pending)| pending.rows.len()).sum::<usize>() >= MUCH;
-        let jobs = parts.iter().flat_map(|part| (0..columns).map(move |column| (part, column))).collect();
+        let jobs = parts.iter().flat_map(|part| (0..columns).map(move |column| Ok((part, column))));
         let mut chunks = Vec::with_capacity(columns);
         let mut unwritten = parts.iter();
         let encode = |encoder: &mut Encoder, ((_, pending), column): (&(Hour, Pending), usize)| {

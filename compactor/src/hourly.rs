@@ -91,7 +91,7 @@ impl Hourly {
         let mut sorted = Vec::with_capacity(hours.len());
         in_order(
             is_much,
-            hours,
+            hours.into_iter().map(Ok),
             |(): &mut (), (hour, groups, covered)| Sorted { hour, covered, groups: groups.sorted(self.columns()) },
             || Ok::<_, FileError>(()),
             |hour| {
@@ -102,8 +102,7 @@ impl Hourly {
 
         let columns = self.parquet.num_columns();
         let row_groups: Vec<_> = sorted.iter().flat_map(Sorted::row_groups).collect();
-        let jobs =
-            row_groups.iter().flat_map(|row_group| (0..columns).map(move |column| (row_group, column))).collect();
+        let jobs = row_groups.iter().flat_map(|row_group| (0..columns).map(move |column| Ok((row_group, column))));
         let encode = |encoder: &mut Encoder, (row_group, column): (&RowGroup<'_>, usize)| {
             self.column(row_group.hour.hour, row_group.groups, column, encoder)
         };

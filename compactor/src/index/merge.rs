@@ -5,13 +5,15 @@
 
 use std::path::Path;
 
-use super::IndexError;
-use super::run::{Run, RunWriter};
+use super::run::{self, Run, RunReader};
+use super::{FirstCopy, IndexError};
 
 /// So many runs of one size are merged.
 const OF_ONE_SIZE: usize = 4;
 /// Up to here, a run is of the smallest size; each next one is four times as large. 1 MiB.
 const SMALLEST_COPIES: u64 = 32_768;
+/// So many copies are worth starting threads for.
+pub(super) const MUCH: u64 = 65_536;
 /// No run is made larger than this by merging: 2 GiB, seconds of work.
 const MOST_COPIES: u64 = 64 << 20;
 
@@ -40,28 +42,68 @@ fn size(copies: u64) -> u32 {
 /// Writes one run with all that these hold, without what was received before the horizon. Says how many copies that
 /// is; with none, there is no run.
 pub(super) fn merge(runs: &[&Run], horizon: i64, folder: &Path, number: u64) -> Result<u64, IndexError> {
-    let mut readers: Vec<_> = runs.iter().map(|run| run.read_all()).collect();
-    let mut heads = readers.iter_mut().map(|reader| reader.next()).collect::<Result<Vec<_>, _>>()?;
-    let mut writer = RunWriter::create(folder, number)?;
+    let mut merged = Merged::of(runs)?;
+    let are_many = runs.iter().map(|run| run.copies).sum::<u64>() >= MUCH;
     let mut last = None;
-    while let Some((_, from)) = heads.iter().enumerate().filter_map(|(from, head)| Some(((*head)?, from))).min() {
-        let others = heads.iter().enumerate().filter(|(other, _)| *other != from);
-        let next = others.filter_map(|(_, head)| *head).min();
-        // ids of version 7 are sorted by time, as runs are: mostly many of one run follow each other
-        while let Some(copy) = heads[from].filter(|copy| next.is_none_or(|next| *copy <= next)) {
-            if copy.received_at >= horizon && last != Some(copy) {
-                writer.push(copy)?;
-                last = Some(copy);
-            }
-            heads[from] = readers[from].next()?;
-        }
+    let copies = std::iter::from_fn(|| merged.next().transpose()).filter(|copy| {
+        let Ok(copy) = copy else { return true };
+        let is_kept = copy.received_at >= horizon && last != Some(*copy);
+        last = if is_kept { Some(*copy) } else { last };
+        is_kept
+    });
+    run::write(folder, number, are_many, copies)
+}
+
+/// The copies of several runs, sorted.
+struct Merged<'a> {
+    readers: Vec<RunReader<'a>>,
+    /// The one whose next copy is the least of all.
+    from: usize,
+    /// The least next copy of the others, if they have one.
+    until: Option<FirstCopy>,
+}
+
+impl<'a> Merged<'a> {
+    fn of(runs: &[&'a Run]) -> Result<Self, IndexError> {
+        let mut merged = Self { readers: runs.iter().map(|run| run.read_all()).collect(), from: 0, until: None };
+        merged.choose()?;
+        Ok(merged)
     }
-    writer.finish()
+
+    fn next(&mut self) -> Result<Option<FirstCopy>, IndexError> {
+        // ids of version 7 are sorted by time, as runs are: mostly many of one run follow each other
+        let next = self.readers[self.from].peek()?;
+        let next = match next.filter(|next| self.until.is_none_or(|until| *next <= until)) {
+            Some(next) => next,
+            None => match self.choose()? {
+                Some(next) => next,
+                None => return Ok(None),
+            },
+        };
+        self.readers[self.from].skip();
+        Ok(Some(next))
+    }
+
+    /// Goes on with the run whose next copy is the least.
+    fn choose(&mut self) -> Result<Option<FirstCopy>, IndexError> {
+        let mut least = None;
+        self.until = None;
+        for (from, reader) in self.readers.iter_mut().enumerate() {
+            let Some(next) = reader.peek()? else { continue };
+            match least {
+                Some(other) if other <= next => self.until = Some(self.until.map_or(next, |until| until.min(next))),
+                other => {
+                    self.until = other.or(self.until);
+                    (least, self.from) = (Some(next), from);
+                }
+            }
+        }
+        Ok(least)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::FirstCopy;
     use super::*;
 
     #[test]
@@ -82,9 +124,7 @@ mod tests {
         let copies = [(1, 10, 0), (2, 20, 0), (2, 30, week + 1), (3, 40, week + 1)];
         let copies = copies.map(|(id, position, received_at)| FirstCopy { id, position, received_at });
         let run = |number, held: &[FirstCopy]| {
-            let mut writer = RunWriter::create(folder.path(), number).unwrap();
-            held.iter().for_each(|copy| writer.push(*copy).unwrap());
-            let held = writer.finish().unwrap();
+            let held = run::write(folder.path(), number, false, held.iter().copied().map(Ok)).unwrap();
             Run::open(folder.path(), number, held).unwrap()
         };
         // a copy may stand in two of them
@@ -92,9 +132,8 @@ mod tests {
         for (horizon, kept) in [(0, &copies[..]), (1, &copies[2..])] {
             let held = merge(&[&first, &second], horizon, folder.path(), 3).unwrap();
             let merged = Run::open(folder.path(), 3, held).unwrap();
-            let mut reader = merged.read_all();
-            let read: Vec<FirstCopy> = std::iter::from_fn(|| reader.next().unwrap()).collect();
-            assert_eq!(read, kept);
+            let mut read = Merged::of(&[&merged]).unwrap();
+            assert_eq!(std::iter::from_fn(|| read.next().unwrap()).collect::<Vec<_>>(), kept);
         }
     }
 

@@ -40,7 +40,7 @@ use cache::PageCache;
 use filter::FilterKey;
 use head::Head;
 use manifest::Manifest;
-use run::{Run, RunWriter};
+use run::Run;
 
 /// Why the index has no answer.
 #[derive(Debug, Error)]
@@ -278,9 +278,9 @@ impl Index {
         let mut added = None;
         if !self.head.is_empty() {
             let number = self.take_number();
-            let mut writer = RunWriter::create(&self.folder, number)?;
-            self.head.sorted().try_for_each(|copy| writer.push(copy))?;
-            added = Some(Run::open(&self.folder, number, writer.finish()?)?);
+            let are_many = self.head.len() as u64 >= merge::MUCH;
+            let copies = run::write(&self.folder, number, are_many, self.head.sorted().map(Ok))?;
+            added = Some(Run::open(&self.folder, number, copies)?);
         }
         self.replace(|_| false, added, through)?;
         self.head.clear();

@@ -21,12 +21,14 @@ use super::cache::PageCache;
 use super::filter::{self, FilterKey};
 use super::page::{BODY_BYTES, PAGE_BYTES, Page, id_at, is_whole, seal, u64_at};
 use super::{FirstCopy, IndexError};
+use crate::side_by_side;
 use crate::storage::{NewFile, ReadFile};
 
 const MAGIC: [u8; 8] = *b"TLindex1";
 const COPY_BYTES: usize = 32;
 const COPIES_IN_BLOCK: usize = BODY_BYTES / COPY_BYTES;
 const BLOCKS_IN_GROUP: usize = 16;
+const COPIES_IN_GROUP: usize = BLOCKS_IN_GROUP * COPIES_IN_BLOCK;
 const ID_BYTES: usize = 16;
 /// In a leaf, behind the blocks' first ids.
 const FILTER_AT: usize = BLOCKS_IN_GROUP * ID_BYTES;
@@ -168,7 +170,7 @@ impl Run {
 
     /// All copies, sorted, each page checked.
     pub(super) fn read_all(&self) -> RunReader<'_> {
-        RunReader { run: self, group: 0, copies: Vec::new().into_iter() }
+        RunReader { run: self, group: 0, bytes: Vec::new(), copies: Vec::new(), read: 0 }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the rest of the last block is less than a block")]
@@ -181,126 +183,131 @@ impl Run {
 pub(super) struct RunReader<'a> {
     run: &'a Run,
     group: usize,
-    copies: std::vec::IntoIter<FirstCopy>,
+    bytes: Vec<u8>,
+    copies: Vec<FirstCopy>,
+    /// How many of these were read.
+    read: usize,
 }
 
 impl RunReader<'_> {
-    /// The next copy, until there are no more.
-    pub(super) fn next(&mut self) -> Result<Option<FirstCopy>, IndexError> {
-        if self.copies.as_slice().is_empty() && self.group < self.run.shape.groups {
-            self.copies = self.read_group()?.into_iter();
-            self.group += 1;
+    /// The next copy, without going on; none at the end.
+    pub(super) fn peek(&mut self) -> Result<Option<FirstCopy>, IndexError> {
+        if self.read == self.copies.len() && self.group < self.run.shape.groups {
+            self.read_group()?;
         }
-        Ok(self.copies.next())
+        Ok(self.copies.get(self.read).copied())
     }
 
-    fn read_group(&self) -> Result<Vec<FirstCopy>, IndexError> {
+    /// Goes on behind the copy that was peeked at.
+    pub(super) fn skip(&mut self) {
+        self.read += 1;
+    }
+
+    fn read_group(&mut self) -> Result<(), IndexError> {
         let run = self.run;
         let blocks = run.shape.blocks_before(self.group)..run.shape.blocks_before(self.group + 1);
         let first_page = Shape::block(blocks.start);
-        let mut bytes = vec![0; blocks.len() * PAGE_BYTES];
-        run.file.read_at(&mut bytes, first_page * PAGE_BYTES as u64).map_err(IndexError::from_read)?;
-        let mut copies = Vec::with_capacity(blocks.len() * COPIES_IN_BLOCK);
-        for ((page, block), number) in bytes.as_chunks::<PAGE_BYTES>().0.iter().zip(blocks).zip(first_page..) {
+        self.bytes.resize(blocks.len() * PAGE_BYTES, 0);
+        run.file.read_at(&mut self.bytes, first_page * PAGE_BYTES as u64).map_err(IndexError::from_read)?;
+        self.copies.clear();
+        self.read = 0;
+        for ((page, block), number) in self.bytes.as_chunks::<PAGE_BYTES>().0.iter().zip(blocks).zip(first_page..) {
             if !is_whole(page, run.number, number) {
                 return Err(IndexError::Corrupt { path: run.file.path().to_owned(), page: number });
             }
-            copies.extend((0..run.copies_in(block)).map(|n| copy_at(page, n)));
+            self.copies.extend((0..run.copies_in(block)).map(|n| copy_at(page, n)));
         }
-        Ok(copies)
+        self.group += 1;
+        Ok(())
     }
 }
 
-/// Writes a run; it is there once it is finished.
-pub(super) struct RunWriter {
-    file: NewFile,
+/// Writes a run of copies that come sorted, each once, and are encoded on all processors if they are many. Then it is durable;
+/// says how many copies it has. A run of none is not written.
+pub(super) fn write(
+    folder: &Path,
     number: u64,
-    block: Box<Page>,
-    leaf: Box<Page>,
-    fences: Vec<u128>,
+    are_many: bool,
+    copies: impl IntoIterator<Item = Result<FirstCopy, IndexError>>,
+) -> Result<u64, IndexError> {
+    let mut copies = copies.into_iter();
+    let groups = (0..).map_while(|group| {
+        let taken = copies.by_ref().take(COPIES_IN_GROUP).collect::<Result<Vec<_>, _>>();
+        (!taken.as_ref().is_ok_and(Vec::is_empty)).then(|| Ok((group, taken?)))
+    });
+    let mut file = NewFile::create(&path(folder, number))?;
+    let (mut fences, mut held, mut newest, mut last) = (Vec::new(), 0, i64::MIN, None);
+    let encode = |(): &mut (), (group, copies): (u64, Vec<FirstCopy>)| Group::of(&copies, number, group);
+    side_by_side::in_order(
+        are_many,
+        groups,
+        encode,
+        || Ok(()),
+        |group| {
+            assert!(last < Some(group.first), "copies come sorted, each once");
+            (last, newest) = (Some(group.last), newest.max(group.newest));
+            fences.push(group.first.id);
+            held += group.copies;
+            Ok::<_, IndexError>(file.append(&group.pages)?)
+        },
+    )?;
+    let Some(last) = last else { return Ok(0) };
+    let shape = Shape::of(held).expect("so many were in memory, group by group");
+    let mut page = [0; PAGE_BYTES];
+    for (fences, number_of_page) in fences.chunks(FENCES_IN_PAGE).zip(shape.fence_page(0)..) {
+        page.fill(0);
+        for (n, fence) in fences.iter().enumerate() {
+            page[n * ID_BYTES..][..ID_BYTES].copy_from_slice(&fence.to_be_bytes());
+        }
+        seal(&mut page, number, number_of_page);
+        file.append(&page)?;
+    }
+    page.fill(0);
+    page[..8].copy_from_slice(&MAGIC);
+    page[8..16].copy_from_slice(&held.to_le_bytes());
+    page[16..32].copy_from_slice(&last.id.to_be_bytes());
+    page[32..40].copy_from_slice(&newest.to_le_bytes());
+    seal(&mut page, number, shape.footer());
+    file.append(&page)?;
+    file.commit()?;
+    Ok(held)
+}
+
+/// A group as it stands in its run.
+struct Group {
+    /// Its blocks and its leaf.
+    pages: Vec<u8>,
     copies: u64,
-    pages: u64,
-    last: Option<FirstCopy>,
+    first: FirstCopy,
+    last: FirstCopy,
     newest: i64,
 }
 
-impl RunWriter {
-    pub(super) fn create(folder: &Path, number: u64) -> Result<Self, IndexError> {
-        let page = || Box::new([0; PAGE_BYTES]);
-        let file = NewFile::create(&path(folder, number))?;
-        let (block, leaf) = (page(), page());
-        Ok(Self { file, number, block, leaf, fences: Vec::new(), copies: 0, pages: 0, last: None, newest: i64::MIN })
-    }
-
-    /// Adds a copy, which sorts behind all before it.
-    pub(super) fn push(&mut self, copy: FirstCopy) -> Result<(), IndexError> {
-        assert!(self.last.is_none_or(|last| last < copy), "copies come sorted, each once");
-        let (in_block, block) = place_in(self.copies, COPIES_IN_BLOCK);
-        if in_block == 0 && block > 0 {
-            self.end_block()?;
-            if block.is_multiple_of(BLOCKS_IN_GROUP) {
-                self.end_group()?;
+impl Group {
+    /// The `group`th of a run, of at least one copy.
+    fn of(copies: &[FirstCopy], run: u64, group: u64) -> Self {
+        assert!(copies.is_sorted_by(|a, b| a < b), "copies come sorted, each once");
+        let blocks = copies.chunks(COPIES_IN_BLOCK);
+        let mut pages = vec![0; (blocks.len() + 1) * PAGE_BYTES];
+        let (leaf, block_pages) =
+            pages.as_chunks_mut::<PAGE_BYTES>().0.split_last_mut().expect("a leaf is always there");
+        for (n, (block, page)) in blocks.zip(block_pages).enumerate() {
+            leaf[n * ID_BYTES..][..ID_BYTES].copy_from_slice(&block[0].id.to_be_bytes());
+            for (copy, bytes) in block.iter().zip(page.as_chunks_mut().0) {
+                *bytes = copy.to_bytes();
+                filter::add(&mut leaf[FILTER_AT..BODY_BYTES], FilterKey::of(copy.id));
             }
         }
-        if in_block == 0 {
-            let in_group = block % BLOCKS_IN_GROUP;
-            if in_group == 0 {
-                self.fences.push(copy.id);
-            }
-            self.leaf[in_group * ID_BYTES..][..ID_BYTES].copy_from_slice(&copy.id.to_be_bytes());
+        let first_page = group * (BLOCKS_IN_GROUP as u64 + 1);
+        pages.as_chunks_mut().0.iter_mut().zip(first_page..).for_each(|(page, number)| seal(page, run, number));
+        Self {
+            pages,
+            copies: copies.len() as u64,
+            first: copies[0],
+            last: copies[copies.len() - 1],
+            newest: copies.iter().map(|copy| copy.received_at).max().unwrap_or(i64::MIN),
         }
-        self.block[in_block * COPY_BYTES..][..COPY_BYTES].copy_from_slice(&copy.to_bytes());
-        filter::add(&mut self.leaf[FILTER_AT..BODY_BYTES], FilterKey::of(copy.id));
-        self.copies += 1;
-        self.newest = self.newest.max(copy.received_at);
-        self.last = Some(copy);
-        Ok(())
     }
-
-    /// Makes it durable and says how many copies it has. A run of none is not written.
-    pub(super) fn finish(mut self) -> Result<u64, IndexError> {
-        let Some(last) = self.last else { return Ok(0) };
-        self.end_block()?;
-        self.end_group()?;
-        let mut page = Box::new([0; PAGE_BYTES]);
-        for fences in std::mem::take(&mut self.fences).chunks(FENCES_IN_PAGE) {
-            page.fill(0);
-            for (n, fence) in fences.iter().enumerate() {
-                page[n * ID_BYTES..][..ID_BYTES].copy_from_slice(&fence.to_be_bytes());
-            }
-            self.write(&mut page)?;
-        }
-        page.fill(0);
-        page[..8].copy_from_slice(&MAGIC);
-        page[8..16].copy_from_slice(&self.copies.to_le_bytes());
-        page[16..32].copy_from_slice(&last.id.to_be_bytes());
-        page[32..40].copy_from_slice(&self.newest.to_le_bytes());
-        self.write(&mut page)?;
-        self.file.commit()?;
-        Ok(self.copies)
-    }
-
-    fn end_block(&mut self) -> Result<(), IndexError> {
-        let mut block = std::mem::replace(&mut self.block, Box::new([0; PAGE_BYTES]));
-        self.write(&mut block)
-    }
-
-    fn end_group(&mut self) -> Result<(), IndexError> {
-        let mut leaf = std::mem::replace(&mut self.leaf, Box::new([0; PAGE_BYTES]));
-        self.write(&mut leaf)
-    }
-
-    fn write(&mut self, page: &mut Page) -> Result<(), IndexError> {
-        seal(page, self.number, self.pages);
-        self.pages += 1;
-        Ok(self.file.append(&page[..])?)
-    }
-}
-
-/// The place of the n-th copy in its block, and the number of that block.
-fn place_in(n: u64, copies_in_block: usize) -> (usize, usize) {
-    let n = usize::try_from(n).expect("a run's copies are far fewer than addresses");
-    (n % copies_in_block, n / copies_in_block)
 }
 
 fn copy_at(page: &Page, n: usize) -> FirstCopy {

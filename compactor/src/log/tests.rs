@@ -161,14 +161,20 @@ fn a_segment_is_left_for_one_that_is_on_disk_only() {
     let (done, _) = crash::after(0, || read(&mut reader));
     assert_eq!(done.unwrap(), (2, vec![]), "nothing has to be synced");
     log.begin_next(START);
-    log.commit();
+    log.unsync();
     // the sync of the next one fails, or that of its name
     for steps in 0..2 {
         let (done, survived) = crash::after(steps, || read(&mut reader));
         assert!(done.is_err() && !survived, "{done:?}");
         assert!(reader.place().unwrap().0.position <= log.base());
     }
-    let (done, survived) = crash::after(3, || read(&mut reader));
+    let (done, survived) = crash::after(4, || read(&mut reader));
+    assert!(survived && done.unwrap() == (1, vec![]));
+    // what the collector has synced need not be
+    log.begin_next(START);
+    log.commit();
+    assert!(crash::after(0, || read(&mut reader)).0.is_err(), "its name");
+    let (done, survived) = crash::after(2, || read(&mut reader));
     assert!(survived && done.unwrap() == (1, vec![]));
 }
 

@@ -13,7 +13,7 @@ use tallylight_proto::event::Origin;
 use tallylight_proto::ledger::{Counts, Ledger};
 use tallylight_proto::record::{encode_event, encode_ledger};
 use tallylight_proto::segment::{
-    Framing, HEADER_LEN, HOLES_OFFSET, Header, Holes, Mark, MarkKind, SECTOR_LEN, framed_len,
+    Framing, HEADER_LEN, HOLES_OFFSET, Header, Holes, MARK_WORDS, Mark, MarkKind, SECTOR_LEN, framed_len,
 };
 use tallylight_proto::sources::{Marks, Scope};
 use tallylight_proto::time::Millis;
@@ -198,6 +198,13 @@ impl TestLog {
     pub fn patch(&self, offset: u64, bytes: &[u8]) {
         let file = OpenOptions::new().write(true).open(self.path()).unwrap();
         file.write_all_at(bytes, offset).unwrap();
+    }
+
+    /// Takes back that any of the segment was ever synced.
+    pub fn unsync(&self) {
+        for slot in 0..2 {
+            self.patch(Mark::offset(MarkKind::Synced, slot) as u64, &[0; 8 * MARK_WORDS]);
+        }
     }
 
     /// Writes a mark into both its slots.
