@@ -1,7 +1,6 @@
 //! Records of events that are judged and counted together: what one of them waits for in memory, the others wait for at
 //! the same time.
 
-use std::ops::Range;
 use std::time::Instant;
 
 use tallylight_proto::record::{EventView, Fields, RecordError};
@@ -27,6 +26,10 @@ pub enum Fate {
 pub struct Batch {
     payloads: Vec<u8>,
     records: Vec<Record>,
+    /// What was decided of each.
+    decisions: Vec<Decision>,
+    /// Their places, those of an hour together and in log order.
+    order: Vec<u32>,
     decided_at: Option<Instant>,
 }
 
@@ -34,11 +37,11 @@ pub struct Batch {
 #[derive(Clone, Debug)]
 struct Record {
     position: u64,
-    end: u64,
-    payload: Range<usize>,
-    /// What was found out about it.
-    fields: Option<Fields>,
-    decision: Option<Decision>,
+    /// The position behind it, less its own.
+    framed_len: u32,
+    /// Where its payload begins, and its length.
+    payload: (u32, u32),
+    fields: Fields,
 }
 
 /// What was decided of a record.
@@ -70,12 +73,16 @@ impl Batch {
         self.records.clear();
     }
 
-    /// Adds a record.
-    pub fn push(&mut self, framed: &Framed<'_>) {
-        let from = self.payloads.len();
+    /// Adds an event's record, if it can be understood.
+    #[expect(clippy::cast_possible_truncation, reason = "a record, and a batch, are far below 4 GiB")]
+    pub fn push(&mut self, framed: &Framed<'_>) -> Result<(), RecordError> {
+        // while it is in the processor's first cache
+        let fields = Fields::checked(framed.payload)?;
+        let payload = (self.payloads.len() as u32, framed.payload.len() as u32);
         self.payloads.extend_from_slice(framed.payload);
-        let payload = from..self.payloads.len();
-        self.records.push(Record { position: framed.position, end: framed.end, payload, fields: None, decision: None });
+        let framed_len = (framed.end - framed.position) as u32;
+        self.records.push(Record { position: framed.position, framed_len, payload, fields });
+        Ok(())
     }
 
     /// Whether there are enough.
@@ -93,34 +100,21 @@ impl Batch {
         self.records.is_empty()
     }
 
-    /// Finds out what stands in each record; of those that cannot be understood, `bad` is told where and why.
-    pub fn understand(&mut self, mut bad: impl FnMut(u64, RecordError)) {
-        self.records.retain_mut(|record| match Fields::checked(&self.payloads[record.payload.clone()]) {
-            Ok(fields) => {
-                record.fields = Some(fields);
-                true
-            }
-            Err(error) => {
-                bad(record.position, error);
-                false
-            }
-        });
-    }
-
-    /// The positions and events of those that were understood.
+    /// Their positions and events.
     pub fn events(&self) -> impl Iterator<Item = (u64, EventView<'_>)> {
-        self.records.iter().filter_map(|record| Some((record.position, self.event(record)?)))
+        self.records.iter().map(|record| (record.position, self.event(record)))
     }
 
     /// Says of each event what was decided.
+    #[expect(clippy::cast_possible_truncation, reason = "a batch has few records")]
     pub fn decide(&mut self, decisions: impl IntoIterator<Item = Decision>, now: Instant) {
         self.decided_at = Some(now);
-        self.records.iter_mut().zip(decisions).for_each(|(record, decision)| record.decision = Some(decision));
-        let place = |record: &Record| record.decision.map(|decision| decision.place);
-        if !self.records.is_sorted_by_key(place) {
-            // of one hour, they stay in log order
-            self.records.sort_by_key(place);
-        }
+        self.decisions.clear();
+        self.decisions.extend(decisions);
+        self.order.clear();
+        self.order.extend(0..self.decisions.len() as u32);
+        // those of one hour stay in log order
+        self.order.sort_by_key(|at| self.decisions[*at as usize].place);
     }
 
     /// When that was.
@@ -130,18 +124,20 @@ impl Batch {
 
     /// The events of each hour, by its place, in log order.
     pub fn by_hour(&self) -> impl Iterator<Item = (usize, Vec<Taken<'_>>)> {
-        let place = |record: &Record| record.decision.map(|decision| decision.place);
-        self.records.chunk_by(move |a, b| place(a) == place(b)).filter_map(move |records| {
-            let taken = records.iter().filter_map(|record| {
-                let (event, fate) = (self.event(record)?, record.decision?.fate);
-                Some(Taken { position: record.position, end: record.end, event, fate })
+        let place = |at: u32| self.decisions[at as usize].place;
+        self.order.chunk_by(move |a, b| place(*a) == place(*b)).map(move |of_hour| {
+            let taken = of_hour.iter().map(|at| {
+                let record = &self.records[*at as usize];
+                let (event, fate) = (self.event(record), self.decisions[*at as usize].fate);
+                let end = record.position + u64::from(record.framed_len);
+                Taken { position: record.position, end, event, fate }
             });
-            Some((place(records.first()?)?, taken.collect()))
+            (place(of_hour[0]), taken.collect())
         })
     }
 
-    fn event<'a>(&'a self, record: &'a Record) -> Option<EventView<'a>> {
-        let fields = record.fields.as_ref()?;
-        Some(EventView::new(&self.payloads[record.payload.clone()], fields))
+    fn event<'a>(&'a self, record: &'a Record) -> EventView<'a> {
+        let (from, len) = record.payload;
+        EventView::new(&self.payloads[from as usize..][..len as usize], &record.fields)
     }
 }

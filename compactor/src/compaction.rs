@@ -368,8 +368,12 @@ impl Sorter {
         if let Item::Record(framed) = &item
             && record::is_event(framed.payload)
         {
-            self.batch.push(framed);
-            return if self.batch.is_full() { self.take_batch() } else { Ok(()) };
+            match self.batch.push(framed) {
+                Err(error) => self.not_understood(framed.position, &error),
+                Ok(()) if self.batch.is_full() => self.take_batch()?,
+                Ok(()) => {}
+            }
+            return Ok(());
         }
         // what comes before it is counted before it
         self.take_batch()?;
@@ -403,7 +407,6 @@ impl Sorter {
             return Ok(());
         }
         let mut batch = std::mem::take(&mut self.batch);
-        batch.understand(|position, error| self.not_understood(position, &error));
         let judged = batch.events().filter(|(_, event)| !event.id().made_here);
         let ids: Vec<_> = judged.map(|(position, event)| (event.id().uuid, position, event.received_at())).collect();
         let mut verdicts = self.index.judge_all(&ids)?.into_iter();

@@ -28,8 +28,10 @@ const GATHER: Duration = Duration::from_secs(600);
 
 /// Fewer batches than this are taken by the thread that reads: they are not worth another one.
 const BATCHES_ALONE: usize = 8;
-/// Batches that wait for the one that takes them.
-const BATCHES_WAITING: usize = 8;
+/// So many are given to that one together: waking it costs as much as taking a part of one.
+const BATCHES_TOGETHER: usize = 4;
+/// So often as many wait for it.
+const WAITING: usize = 3;
 
 /// How much may be in memory.
 #[derive(Clone, Copy, Debug)]
@@ -134,8 +136,12 @@ struct Open {
 
 /// A thread that takes batches, and gives them back empty.
 struct Taker {
-    batches: SyncSender<Batch>,
-    emptied: Receiver<Batch>,
+    batches: SyncSender<Vec<Batch>>,
+    /// Those that it will be given next.
+    gathered: Vec<Batch>,
+    emptied: Receiver<Vec<Batch>>,
+    /// Empty ones that it gave back.
+    spare: Vec<Batch>,
     thread: JoinHandle<()>,
 }
 
@@ -189,16 +195,18 @@ impl Hours {
             return batch;
         }
         let taker = self.taker.get_or_insert_with(|| Taker::start(Arc::clone(&self.open)));
-        if taker.batches.send(batch).is_err() {
+        taker.give(batch).unwrap_or_else(|Panicked| {
             self.wait();
-        }
-        self.taker.as_ref().and_then(|taker| taker.emptied.try_recv().ok()).unwrap_or_default()
+            Batch::default()
+        })
     }
 
     /// Waits until all is taken.
     pub fn wait(&mut self) {
         self.batches = 0;
-        if let Some(Taker { batches, thread, .. }) = self.taker.take() {
+        if let Some(Taker { batches, gathered, thread, .. }) = self.taker.take() {
+            // it only fails where the thread has panicked, which is told by the next line but one
+            let _ = batches.send(gathered);
             drop(batches);
             thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         }
@@ -383,20 +391,35 @@ impl Open {
     }
 }
 
+/// The taker's thread is no more, since it has panicked.
+struct Panicked;
+
 impl Taker {
     fn start(open: Arc<Open>) -> Self {
-        let (batches, to_take) = sync_channel::<Batch>(BATCHES_WAITING);
+        let (batches, to_take) = sync_channel::<Vec<Batch>>(WAITING);
         let (give_back, emptied) = channel();
         let take = move || {
-            for mut batch in to_take {
-                open.take(&batch);
-                batch.clear();
-                // the other end may not need it any more
-                let _ = give_back.send(batch);
+            for mut batches in to_take {
+                for batch in &mut batches {
+                    open.take(batch);
+                    batch.clear();
+                }
+                // the other end may not need them any more
+                let _ = give_back.send(batches);
             }
         };
         let thread = std::thread::Builder::new().name("taker".into()).spawn(take).expect("a thread can be started");
-        Self { batches, emptied, thread }
+        Self { batches, gathered: Vec::new(), emptied, spare: Vec::new(), thread }
+    }
+
+    /// Has a batch taken, sooner or later, and gives an empty one.
+    fn give(&mut self, batch: Batch) -> Result<Batch, Panicked> {
+        self.gathered.push(batch);
+        if self.gathered.len() >= BATCHES_TOGETHER {
+            self.spare.extend(self.emptied.try_iter().flatten());
+            self.batches.send(std::mem::take(&mut self.gathered)).map_err(|_| Panicked)?;
+        }
+        Ok(self.spare.pop().unwrap_or_default())
     }
 }
 

@@ -13,18 +13,16 @@ pub(super) struct Head {
     /// An id may be in it twice, with receive times far apart.
     copies: Vec<FirstCopy>,
     /// A power of two of them, at least a quarter empty. A copy is in the first empty one from where its hash says.
-    slots: Vec<Slot>,
+    ///
+    /// In the lower bits, of which there are as many as a slot's number has, stands one more than the copy's place in `copies`;
+    /// above them those of its hash, so that few other copies are looked at in vain. All zeros, if it is empty.
+    slots: Vec<u32>,
     hasher: foldhash::fast::RandomState,
 }
 
-/// A copy's place in the table; all zeros, if it is empty.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    /// A part of the hash: few other copies are looked at in vain, and none when the table grows.
-    hash: u32,
-    /// One more than the place in `copies`.
-    number: u32,
-}
+/// What the head knows an id by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadKey(u32);
 
 impl Head {
     pub(super) fn len(&self) -> usize {
@@ -35,62 +33,71 @@ impl Head {
         self.copies.is_empty()
     }
 
-    /// Has what judging these ids needs fetched from memory: for all of them at a time, not for one after the other.
-    pub(super) fn prepare(&self, ids: impl Iterator<Item = u128>) {
+    pub(super) fn key(&self, id: u128) -> HeadKey {
+        HeadKey((self.hasher.hash_one(id) >> 32) as u32)
+    }
+
+    /// Has what judging ids needs fetched from memory: for all of them at a time, not for one after the other.
+    pub(super) fn prepare(&self, keys: &[HeadKey]) {
         if let Some(mask) = self.slots.len().checked_sub(1) {
-            let slots = ids.map(|id| self.slots[self.hash(id) as usize & mask].hash);
-            black_box(slots.fold(0, |all, hash| all ^ hash));
+            black_box(keys.iter().fold(0, |all, key| all ^ self.slots[key.0 as usize & mask]));
         }
     }
 
     /// What the copies in it make of this one; `None` if they have nothing to do with it.
-    pub(super) fn judge(&self, copy: &FirstCopy) -> Option<Verdict> {
-        self.held(copy.id).find_map(|held| copy.judged_by(held))
+    pub(super) fn judge(&self, copy: &FirstCopy, key: HeadKey) -> Option<Verdict> {
+        self.held(key).find_map(|held| copy.judged_by(held))
     }
 
     /// Whether this very copy is in it.
     pub(super) fn holds(&self, copy: &FirstCopy) -> bool {
-        self.held(copy.id).any(|held| held == copy)
+        self.held(self.key(copy.id)).any(|held| held == copy)
     }
 
-    /// The copies that may have this id.
-    fn held(&self, id: u128) -> impl Iterator<Item = &FirstCopy> {
-        let hash = self.hash(id);
-        let slots = self.probed(hash).map(|at| self.slots[at]).take_while(|slot| slot.number != 0);
-        slots.filter(move |slot| slot.hash == hash).map(|slot| &self.copies[slot.number as usize - 1])
+    /// The copies that may have an id.
+    fn held(&self, HeadKey(hash): HeadKey) -> impl Iterator<Item = &FirstCopy> {
+        let mask = self.mask();
+        let slots = self.probed(hash).map(|at| self.slots[at]).take_while(|slot| *slot != 0);
+        slots.filter(move |slot| (slot ^ hash) & !mask == 0).map(move |slot| &self.copies[(slot & mask) as usize - 1])
     }
 
     /// The places in the table where a hash may be, in order.
     fn probed(&self, hash: u32) -> impl Iterator<Item = usize> + use<> {
-        let slots = self.slots.len();
-        (0..slots).map(move |further| (hash as usize + further) & (slots - 1))
+        let (slots, mask) = (self.slots(), self.mask());
+        (0..slots).map(move |further| (hash.wrapping_add(further) & mask) as usize)
     }
 
-    pub(super) fn push(&mut self, copy: FirstCopy) {
-        if (self.copies.len() + 1) * 4 > self.slots.len() * 3 {
-            let slots = (self.slots.len() * 2).max(FIRST_SLOTS);
-            let old = std::mem::replace(&mut self.slots, vec![Slot::default(); slots]);
-            old.into_iter().filter(|slot| slot.number != 0).for_each(|slot| self.place(slot));
-        }
+    /// The bits of a slot's number.
+    fn mask(&self) -> u32 {
+        self.slots().wrapping_sub(1)
+    }
+
+    fn slots(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("it is written out before")
+    }
+
+    pub(super) fn push(&mut self, copy: FirstCopy, key: HeadKey) {
         self.copies.push(copy);
-        let number = u32::try_from(self.copies.len()).expect("it is written out before");
-        self.place(Slot { hash: self.hash(copy.id), number });
+        if self.copies.len() * 4 > self.slots.len() * 3 {
+            self.slots = vec![0; (self.slots.len() * 2).max(FIRST_SLOTS)];
+            (0..self.copies.len()).for_each(|place| self.place(place, self.key(self.copies[place].id)));
+        } else {
+            self.place(self.copies.len() - 1, key);
+        }
     }
 
-    fn place(&mut self, slot: Slot) {
-        let mut probed = self.probed(slot.hash);
-        let at = probed.find(|at| self.slots[*at].number == 0).expect("a quarter is empty");
-        self.slots[at] = slot;
-    }
-
-    fn hash(&self, id: u128) -> u32 {
-        (self.hasher.hash_one(id) >> 32) as u32
+    /// Enters a copy into the table.
+    fn place(&mut self, place: usize, HeadKey(hash): HeadKey) {
+        let mut probed = self.probed(hash);
+        let at = probed.find(|at| self.slots[*at] == 0).expect("a quarter is empty");
+        let number = u32::try_from(place + 1).expect("there are fewer than slots");
+        self.slots[at] = hash & !self.mask() | number;
     }
 
     /// Forgets all copies, and keeps the memory for others.
     pub(super) fn clear(&mut self) {
         self.copies.clear();
-        self.slots.fill(Slot::default());
+        self.slots.fill(0);
     }
 
     /// All copies, sorted.
@@ -170,10 +177,10 @@ mod tests {
             let mut head = Head::default();
             for (position, id) in ids.iter().enumerate() {
                 let id = if same { 7 } else { id >> shift };
-                head.push(FirstCopy { id, position: (position as u64).wrapping_mul(0x9e37) % 1000, received_at: 0 });
+                head.push(FirstCopy { id, position: (position as u64).wrapping_mul(0x9e37) % 1000, received_at: 0 }, head.key(id));
             }
             if outlier {
-                head.push(FirstCopy { id: u128::MAX, position: 1, received_at: 0 });
+                head.push(FirstCopy { id: u128::MAX, position: 1, received_at: 0 }, head.key(u128::MAX));
             }
             let mut expected = head.copies.clone();
             expected.sort();

@@ -38,7 +38,7 @@ mod run;
 
 use cache::PageCache;
 use filter::FilterKey;
-use head::Head;
+use head::{Head, HeadKey};
 use manifest::Manifest;
 use run::Run;
 
@@ -196,9 +196,19 @@ impl Index {
     /// Judges the record at a position, and holds it if it is a first copy. Records come in log order, those after the
     /// last commit possibly again. After an error nothing has changed, and the same may be asked again.
     pub fn judge(&mut self, id: Uuid, position: u64, received_at: Millis) -> Result<Verdict, IndexError> {
+        self.judge_keyed(id, position, received_at, self.head.key(id.as_u128()))
+    }
+
+    fn judge_keyed(
+        &mut self,
+        id: Uuid,
+        position: u64,
+        received_at: Millis,
+        head_key: HeadKey,
+    ) -> Result<Verdict, IndexError> {
         self.newest = self.newest.max(Some(received_at));
         let copy = FirstCopy { id: id.as_u128(), position, received_at };
-        if let Some(verdict) = self.head.judge(&copy) {
+        if let Some(verdict) = self.head.judge(&copy, head_key) {
             return Ok(verdict);
         }
         let key = FilterKey::of(copy.id);
@@ -208,20 +218,24 @@ impl Index {
                 return Ok(verdict);
             }
         }
-        self.hold(copy)?;
+        self.hold(copy, head_key)?;
         Ok(Verdict::First)
     }
 
     /// The same for many records, in log order.
     pub fn judge_all(&mut self, records: &[(Uuid, u64, Millis)]) -> Result<Vec<Verdict>, IndexError> {
-        self.head.prepare(records.iter().map(|(id, ..)| id.as_u128()));
-        records.iter().map(|(id, position, received_at)| self.judge(*id, *position, *received_at)).collect()
+        let keys: Vec<_> = records.iter().map(|(id, ..)| self.head.key(id.as_u128())).collect();
+        self.head.prepare(&keys);
+        let judge = |((id, position, received_at), key): (&(Uuid, u64, Millis), &HeadKey)| {
+            self.judge_keyed(*id, *position, *received_at, *key)
+        };
+        records.iter().zip(&keys).map(judge).collect()
     }
 
     /// Holds a copy that is known to be a first one: how the index is rebuilt.
     pub fn insert(&mut self, id: Uuid, position: u64, received_at: Millis) -> Result<(), IndexError> {
         let copy = FirstCopy { id: id.as_u128(), position, received_at };
-        if self.head.holds(&copy) { Ok(()) } else { self.hold(copy) }
+        if self.head.holds(&copy) { Ok(()) } else { self.hold(copy, self.head.key(copy.id)) }
     }
 
     /// Makes durable all that is held, and that every record below the log position `through` was judged. Comes first
@@ -256,12 +270,12 @@ impl Index {
         }
     }
 
-    fn hold(&mut self, copy: FirstCopy) -> Result<(), IndexError> {
+    fn hold(&mut self, copy: FirstCopy, key: HeadKey) -> Result<(), IndexError> {
         if self.head.len() >= self.limits.head_copies.max(1) {
             self.write_head(self.through)?;
             self.merge_if_many()?;
         }
-        self.head.push(copy);
+        self.head.push(copy, key);
         Ok(())
     }
 
