@@ -108,7 +108,7 @@ impl NewFile {
         let aside = path.with_file_name(temporary_name(path));
         step("create", &aside)?;
         let file = File::open(&aside, Mode::Truncate).map_err(because("create", &aside))?;
-        Ok(Self { writer: Some(BufWriter::with_capacity(256 * 1024, file)), aside, path: path.to_owned() })
+        Ok(Self { writer: Some(BufWriter::with_capacity(BUFFER_BYTES, file)), aside, path: path.to_owned() })
     }
 
     /// Adds these bytes at its end.
@@ -248,6 +248,8 @@ pub fn exists(path: &Path) -> bool {
     disk::metadata(path).is_ok()
 }
 
+/// What is written aside is gathered up to so many bytes. What is as many, as most of it is, is not copied once more.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// How the name of a file being written aside begins. Readers of Parquet skip names that begin with a dot.
 const TEMPORARY: &str = ".tmp-";
 

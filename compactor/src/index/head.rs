@@ -100,17 +100,22 @@ impl Head {
         self.slots.fill(0);
     }
 
-    /// All copies, sorted.
-    pub(super) fn sorted(&self) -> impl Iterator<Item = FirstCopy> {
+    /// The places of all copies, sorted.
+    pub(super) fn sorted(&self) -> Vec<Keyed> {
         let mut order: Vec<Keyed> = (0..).zip(&self.copies).map(|(place, _)| Keyed { key: 0, place }).collect();
         sort(&mut order, &mut Vec::new(), &|place| self.copies[place as usize]);
-        order.into_iter().map(|keyed| self.copies[keyed.place as usize])
+        order
+    }
+
+    /// The copies at these places.
+    pub(super) fn copies_at(&self, places: &[Keyed]) -> impl Iterator<Item = FirstCopy> {
+        places.iter().map(|keyed| self.copies[keyed.place as usize])
     }
 }
 
 /// A copy by its place, and a part of its id to sort it by.
 #[derive(Clone, Copy, Debug, Default)]
-struct Keyed {
+pub(super) struct Keyed {
     key: u32,
     place: u32,
 }
@@ -184,7 +189,7 @@ mod tests {
             }
             let mut expected = head.copies.clone();
             expected.sort();
-            prop_assert_eq!(head.sorted().collect::<Vec<_>>(), expected);
+            prop_assert_eq!(head.copies_at(&head.sorted()).collect::<Vec<_>>(), expected);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::run::{self, Run, RunReader};
+use super::run::{self, COPIES_IN_GROUP, Run, RunReader};
 use super::{FirstCopy, IndexError};
 
 /// So many runs of one size are merged.
@@ -45,13 +45,26 @@ pub(super) fn merge(runs: &[&Run], horizon: i64, folder: &Path, number: u64) -> 
     let mut merged = Merged::of(runs)?;
     let are_many = runs.iter().map(|run| run.copies).sum::<u64>() >= MUCH;
     let mut last = None;
-    let copies = std::iter::from_fn(|| merged.next().transpose()).filter(|copy| {
+    let mut copies = std::iter::from_fn(|| merged.next().transpose()).filter(|copy| {
         let Ok(copy) = copy else { return true };
         let is_kept = copy.received_at >= horizon && last != Some(*copy);
         last = if is_kept { Some(*copy) } else { last };
         is_kept
     });
-    run::write(folder, number, are_many, copies)
+    let groups = std::iter::from_fn(|| group_of(&mut copies));
+    run::write(folder, number, are_many, groups, |copies| copies)
+}
+
+/// The copies that are a group; none when there are no more.
+fn group_of<E>(copies: &mut impl Iterator<Item = Result<FirstCopy, E>>) -> Option<Result<Vec<FirstCopy>, E>> {
+    let mut group = Vec::with_capacity(COPIES_IN_GROUP);
+    for copy in copies.take(COPIES_IN_GROUP) {
+        match copy {
+            Ok(copy) => group.push(copy),
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    (!group.is_empty()).then_some(Ok(group))
 }
 
 /// The copies of several runs, sorted.
@@ -124,7 +137,8 @@ mod tests {
         let copies = [(1, 10, 0), (2, 20, 0), (2, 30, week + 1), (3, 40, week + 1)];
         let copies = copies.map(|(id, position, received_at)| FirstCopy { id, position, received_at });
         let run = |number, held: &[FirstCopy]| {
-            let held = run::write(folder.path(), number, false, held.iter().copied().map(Ok)).unwrap();
+            let groups = held.chunks(COPIES_IN_GROUP).map(Ok);
+            let held = run::write(folder.path(), number, false, groups, <[_]>::to_vec).unwrap();
             Run::open(folder.path(), number, held).unwrap()
         };
         // a copy may stand in two of them

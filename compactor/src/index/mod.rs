@@ -38,9 +38,9 @@ mod run;
 
 use cache::PageCache;
 use filter::FilterKey;
-use head::{Head, HeadKey};
+use head::{Head, HeadKey, Keyed};
 use manifest::Manifest;
-use run::Run;
+use run::{COPIES_IN_GROUP, Run};
 
 /// Why the index has no answer.
 #[derive(Debug, Error)]
@@ -293,7 +293,10 @@ impl Index {
         if !self.head.is_empty() {
             let number = self.take_number();
             let are_many = self.head.len() as u64 >= merge::MUCH;
-            let copies = run::write(&self.folder, number, are_many, self.head.sorted().map(Ok))?;
+            let sorted = self.head.sorted();
+            let groups = sorted.chunks(COPIES_IN_GROUP).map(Ok);
+            let copies_of = |group: &[Keyed]| self.head.copies_at(group).collect();
+            let copies = run::write(&self.folder, number, are_many, groups, copies_of)?;
             added = Some(Run::open(&self.folder, number, copies)?);
         }
         self.replace(|_| false, added, through)?;

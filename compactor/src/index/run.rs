@@ -28,7 +28,7 @@ const MAGIC: [u8; 8] = *b"TLindex1";
 const COPY_BYTES: usize = 32;
 const COPIES_IN_BLOCK: usize = BODY_BYTES / COPY_BYTES;
 const BLOCKS_IN_GROUP: usize = 16;
-const COPIES_IN_GROUP: usize = BLOCKS_IN_GROUP * COPIES_IN_BLOCK;
+pub(super) const COPIES_IN_GROUP: usize = BLOCKS_IN_GROUP * COPIES_IN_BLOCK;
 const ID_BYTES: usize = 16;
 /// In a leaf, behind the blocks' first ids.
 const FILTER_AT: usize = BLOCKS_IN_GROUP * ID_BYTES;
@@ -222,22 +222,20 @@ impl RunReader<'_> {
     }
 }
 
-/// Writes a run of copies that come sorted, each once, and are encoded on all processors if they are many. Then it is durable;
-/// says how many copies it has. A run of none is not written.
-pub(super) fn write(
+/// Writes a run of copies that come sorted, each once, [`COPIES_IN_GROUP`] at a time but for the last ones. If they are many,
+/// they are fetched by `copies_of` and encoded on all processors. Then it is durable; says how many copies it has. A run of none
+/// is not written.
+pub(super) fn write<G: Send>(
     folder: &Path,
     number: u64,
     are_many: bool,
-    copies: impl IntoIterator<Item = Result<FirstCopy, IndexError>>,
+    groups: impl Iterator<Item = Result<G, IndexError>>,
+    copies_of: impl Fn(G) -> Vec<FirstCopy> + Sync,
 ) -> Result<u64, IndexError> {
-    let mut copies = copies.into_iter();
-    let groups = (0..).map_while(|group| {
-        let taken = copies.by_ref().take(COPIES_IN_GROUP).collect::<Result<Vec<_>, _>>();
-        (!taken.as_ref().is_ok_and(Vec::is_empty)).then(|| Ok((group, taken?)))
-    });
+    let groups = groups.zip(0..).map(|(group, n)| Ok((group?, n)));
     let mut file = NewFile::create(&path(folder, number))?;
     let (mut fences, mut held, mut newest, mut last) = (Vec::new(), 0, i64::MIN, None);
-    let encode = |(): &mut (), (group, copies): (u64, Vec<FirstCopy>)| Group::of(&copies, number, group);
+    let encode = |(): &mut (), (group, n): (G, u64)| Group::of(&copies_of(group), number, n);
     side_by_side::in_order(
         are_many,
         groups,

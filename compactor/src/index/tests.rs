@@ -144,6 +144,12 @@ fn a_clock_years_ahead_for_a_while_does_not_make_it_forgetful() {
     assert_eq!(index.judge(id(3), 101, NOW + 2).unwrap(), Verdict::Duplicate);
 }
 
+/// Writes a run, and says how many copies it has.
+fn written(folder: &TempDir, number: u64, copies: &[FirstCopy]) -> u64 {
+    let groups = copies.chunks(COPIES_IN_GROUP).map(Ok);
+    run::write(folder.path(), number, copies.len() > COPIES_IN_GROUP, groups, <[_]>::to_vec).unwrap()
+}
+
 #[test]
 fn a_large_run_finds_every_id_and_no_other() {
     // more than one page of fences; some ids stand several times, across blocks and groups
@@ -156,7 +162,7 @@ fn a_large_run_finds_every_id_and_no_other() {
         position: n,
         received_at: NOW,
     };
-    assert_eq!(run::write(folder.path(), 5, true, (0..copies).map(|n| Ok(copy(n)))).unwrap(), copies);
+    assert_eq!(written(&folder, 5, &(0..copies).map(copy).collect::<Vec<_>>()), copies);
 
     let run = Run::open(folder.path(), 5, copies).unwrap();
     assert_eq!(run.memory(), 300 * 16);
@@ -194,7 +200,7 @@ fn any_flipped_byte_of_a_run_is_an_error_and_never_a_wrong_answer() {
     let folder = folder();
     let copies = 150;
     let copy = |n: u64| FirstCopy { id: id(u128::from(n) * 2).as_u128(), position: n * 100, received_at: NOW };
-    run::write(folder.path(), 7, false, (0..copies).map(|n| Ok(copy(n)))).unwrap();
+    written(&folder, 7, &(0..copies).map(copy).collect::<Vec<_>>());
     let path = run::path(folder.path(), 7);
     let whole = fs::read(&path).unwrap();
     let file = fs::File::options().write(true).open(&path).unwrap();
