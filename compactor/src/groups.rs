@@ -29,8 +29,8 @@ pub const OTHER: &str = "(other)";
 const KEPT_FOR_OTHER: usize = 8;
 /// The first columns, site and event, are given up last.
 const TARGET_COLUMN: usize = 2;
-/// Visitors that are seen before they are sorted into their groups: 8 MiB.
-const MOST_SEEN: usize = 1 << 20;
+/// Visitors of an hour that are seen before they are sorted into their groups: 2 MiB.
+const MOST_SEEN: usize = 1 << 18;
 /// What a group takes besides its text: more, up to 4 KiB, only where it has many visitors.
 const GROUP_BYTES: usize = 300;
 
@@ -388,6 +388,11 @@ mod tests {
 
     fn text(group: &Group<'_>, column: usize) -> String {
         String::from_utf8(group.column(column).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn measures_take_two_cache_lines() {
+        assert_eq!(size_of::<Measures>(), 128);
     }
 
     #[test]

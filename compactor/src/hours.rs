@@ -32,6 +32,8 @@ const BATCHES_ALONE: usize = 8;
 const BATCHES_TOGETHER: usize = 4;
 /// So often as many wait for it.
 const WAITING: usize = 3;
+/// So many hours' groups are encoded at a time. They are all in memory, some of them read again from their files.
+const HOURS_TOGETHER: usize = 4;
 
 /// How much may be in memory.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +48,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { part_bytes: 32 << 20, pending_bytes: 64 << 20, group_bytes: 320 << 20 }
+        Self { part_bytes: 32 << 20, pending_bytes: 64 << 20, group_bytes: 192 << 20 }
     }
 }
 
@@ -228,17 +230,15 @@ impl Hours {
     /// Publishes what is due: first events, then aggregates. `before` is done before anything of that is on disk.
     pub fn publish<E: From<HourError>>(&mut self, due: Due, before: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         self.wait();
-        let due = Due {
-            complete_before: due.complete_before.max(self.closed),
-            all: due.all || self.has_full_groups(),
-            ..due
-        };
-        let needs_room = self.has_full_rows();
+        let due = Due { complete_before: due.complete_before.max(self.closed), ..due };
+        let needs_room = self.has_full_rows() || self.has_full_groups();
         let open = Arc::clone(&self.open);
         let states = &mut *open.states();
-        let large = if needs_room { self.large(states) } else { usize::MAX };
+        let large = if self.has_full_rows() { self.large(states) } else { usize::MAX };
+        let kept_from = if self.has_full_groups() { self.kept_from(states) } else { Hour(i64::MIN) };
         // asked once for both outputs: time goes on between them
-        let gathered: Vec<bool> = states.iter().map(|state| due.all || state.is_gathered(due, self.bounds)).collect();
+        let is_gathered = |state: &State| due.all || state.hour < kept_from || state.is_gathered(due, self.bounds);
+        let gathered: Vec<bool> = states.iter().map(is_gathered).collect();
         let mut parts = Vec::new();
         for (state, is_gathered) in states.iter_mut().zip(&gathered) {
             let is_due = *is_gathered || state.pending.bytes() >= large;
@@ -251,7 +251,7 @@ impl Hours {
         self.events.write(&parts, before, |error| HourError::from(error).into())?;
         drop(parts);
         self.publish_hourly(states, due, &gathered, needs_room)?;
-        self.forget(states, due);
+        self.forget(states, due, kept_from);
         self.closed = self.closed.max(due.complete_now);
         Ok(())
     }
@@ -269,7 +269,20 @@ impl Hours {
         gone.last().map_or(usize::MAX, |size| (*size).max(1))
     }
 
-    /// An open hour's aggregate is not made again each time that rows need room.
+    /// Hours before this one go, so that half of the room for groups is free: the less is read of them from now on.
+    fn kept_from(&self, states: &[State]) -> Hour {
+        let mut newest_first: Vec<(Hour, usize)> =
+            states.iter().map(|state| (state.hour, state.groups.bytes())).collect();
+        newest_first.sort_unstable_by_key(|(hour, _)| std::cmp::Reverse(*hour));
+        let mut kept = 0;
+        let is_kept = |(_, bytes): &&(Hour, usize)| {
+            kept += bytes;
+            kept <= self.bounds.group_bytes / 2
+        };
+        newest_first.iter().take_while(is_kept).last().map_or(Hour(i64::MAX), |(hour, _)| *hour)
+    }
+
+    /// An open hour's aggregate is not made again each time that there must be room.
     fn publish_hourly(
         &mut self,
         states: &mut [State],
@@ -277,22 +290,24 @@ impl Hours {
         gathered: &[bool],
         needs_room: bool,
     ) -> Result<(), HourError> {
-        let is_due = states.iter().zip(gathered).map(|(state, is_gathered)| {
+        let is_due = |(state, is_gathered): &(&mut State, &bool)| {
             let shows = state.is_open(due) && !needs_room;
-            state.dirty_from.is_some() && (*is_gathered || shows)
-        });
-        let is_due: Vec<bool> = is_due.collect();
-        for state in those(states, &is_due) {
-            state.complete(&self.hourly, self.open.most_bytes)?;
-        }
-        let hours = those(states, &is_due).map(|state| (state.hour, &mut state.groups, state.grouped));
-        self.hourly.write(hours.collect())?;
-        for state in those(states, &is_due) {
-            self.published.insert(state.hour, state.grouped);
-            state.dirty_from = None;
-            if !state.is_open(due) {
-                // not needed again; the next hour's may be large
-                (state.groups, state.whole) = (Groups::default(), false);
+            state.dirty_from.is_some() && (**is_gathered || shows)
+        };
+        let mut due_now: Vec<_> = states.iter_mut().zip(gathered).filter(is_due).map(|(state, _)| state).collect();
+        for states in due_now.chunks_mut(HOURS_TOGETHER) {
+            for state in &mut *states {
+                state.complete(&self.hourly, self.open.most_bytes)?;
+            }
+            let hours = states.iter_mut().map(|state| (state.hour, &mut state.groups, state.grouped));
+            self.hourly.write(hours.collect())?;
+            for state in states {
+                self.published.insert(state.hour, state.grouped);
+                state.dirty_from = None;
+                if !state.is_open(due) {
+                    // not needed again; the next hour's may be large
+                    (state.groups, state.whole) = (Groups::default(), false);
+                }
             }
         }
         let at_rest = states.iter_mut().filter(|state| state.unpublished_from().is_none());
@@ -300,14 +315,13 @@ impl Hours {
         Ok(())
     }
 
-    /// Forgets hours of which nothing waits: those that are complete, and when there is too much in memory all.
-    fn forget(&mut self, states: &mut Vec<State>, due: Due) {
-        let bytes = |states: &[State]| states.iter().map(|state| state.groups.bytes()).sum::<usize>();
-        let is_full = bytes(states) >= self.bounds.group_bytes;
-        states.retain(|state| state.unpublished_from().is_some() || (state.is_open(due) && !is_full));
+    /// Forgets hours of which nothing waits: those that are complete, and those for which there is no room.
+    fn forget(&mut self, states: &mut Vec<State>, due: Due, kept_from: Hour) {
+        let is_kept = |state: &State| state.is_open(due) && state.hour >= kept_from;
+        states.retain(|state| state.unpublished_from().is_some() || is_kept(state));
         self.places = states.iter().enumerate().map(|(place, state)| (state.hour, place)).collect();
         self.last = None;
-        self.open.group_bytes.store(bytes(states), Relaxed);
+        self.open.group_bytes.store(states.iter().map(|state| state.groups.bytes()).sum(), Relaxed);
     }
 
     /// The position of the first record that is not in both outputs.
@@ -365,11 +379,6 @@ impl Hours {
             since: None,
         })
     }
-}
-
-/// The states of which it is said.
-fn those<'s>(states: &'s mut [State], it_is: &'s [bool]) -> impl Iterator<Item = &'s mut State> {
-    states.iter_mut().zip(it_is).filter(|(_, it_is)| **it_is).map(|(state, _)| state)
 }
 
 impl Open {

@@ -60,12 +60,43 @@ pub enum SketchError {
 #[derive(Clone, Debug)]
 pub struct Visitors(Held);
 
+/// Most groups have a handful, which stands where the group does.
 #[derive(Clone, Debug)]
 enum Held {
-    /// Sorted, each once, at most [`MAX_COUPONS`]. Most groups have a handful: a few bytes each, not 4 KiB.
+    Few(Few),
+    /// Sorted, each once, at most [`MAX_COUPONS`].
     Coupons(Vec<u32>),
     /// The greatest value of each register's coupons.
     Registers(Box<Registers>),
+}
+
+/// Coupons, sorted, each once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Few {
+    len: u8,
+    coupons: [u32; Few::MOST],
+}
+
+impl Few {
+    /// What has room in a group's two cache lines.
+    const MOST: usize = 6;
+
+    fn get(&self) -> &[u32] {
+        &self.coupons[..usize::from(self.len)]
+    }
+
+    /// Whether it has room for this one, which then is in it.
+    fn add(&mut self, coupon: u32) -> bool {
+        let Err(at) = self.get().binary_search(&coupon) else { return true };
+        let len = usize::from(self.len);
+        if len == Self::MOST {
+            return false;
+        }
+        self.coupons.copy_within(at..len, at + 1);
+        self.coupons[at] = coupon;
+        self.len += 1;
+        true
+    }
 }
 
 type Registers = [u8; REGISTERS];
@@ -79,7 +110,7 @@ impl Default for Visitors {
 impl Visitors {
     /// Nobody yet.
     pub const fn new() -> Self {
-        Self(Held::Coupons(Vec::new()))
+        Self(Held::Few(Few { len: 0, coupons: [0; Few::MOST] }))
     }
 
     /// Counts a visitor in. The empty one is none.
@@ -92,6 +123,12 @@ impl Visitors {
     /// Counts in visitors by their coupons, which are put in order.
     pub fn add_coupons(&mut self, coupons: &mut [u32]) {
         match &mut self.0 {
+            Held::Few(few) => {
+                if let Some(first) = coupons.iter().position(|coupon| !few.add(*coupon)) {
+                    self.0 = Held::Coupons(few.get().to_vec());
+                    self.add_coupons(&mut coupons[first..]);
+                }
+            }
             Held::Coupons(ours) => {
                 coupons.sort_unstable();
                 ours.extend_from_slice(coupons);
@@ -108,16 +145,24 @@ impl Visitors {
 
     /// Counts in all visitors of another set.
     pub fn merge(&mut self, other: &Visitors) {
-        match (&mut self.0, &other.0) {
-            (_, Held::Coupons(theirs)) => self.add_coupons(&mut theirs.clone()),
-            (Held::Coupons(ours), Held::Registers(theirs)) => {
-                let mut all = theirs.clone();
-                ours.iter().for_each(|coupon| raise(&mut all, *coupon));
-                self.0 = Held::Registers(all);
-            }
-            (Held::Registers(ours), Held::Registers(theirs)) => {
-                ours.iter_mut().zip(theirs.iter()).for_each(|(ours, theirs)| *ours = (*ours).max(*theirs));
-            }
+        let Held::Registers(theirs) = &other.0 else {
+            return self.add_coupons(&mut other.coupons().to_vec());
+        };
+        if let Held::Registers(ours) = &mut self.0 {
+            ours.iter_mut().zip(theirs.iter()).for_each(|(ours, theirs)| *ours = (*ours).max(*theirs));
+        } else {
+            let mut all = theirs.clone();
+            self.coupons().iter().for_each(|coupon| raise(&mut all, *coupon));
+            self.0 = Held::Registers(all);
+        }
+    }
+
+    /// All there are, as long as they are kept.
+    fn coupons(&self) -> &[u32] {
+        match &self.0 {
+            Held::Few(few) => few.get(),
+            Held::Coupons(coupons) => coupons,
+            Held::Registers(_) => &[],
         }
     }
 
@@ -125,18 +170,18 @@ impl Visitors {
     #[expect(clippy::cast_possible_truncation, reason = "an estimate of lg_k 12 is far below 2^63")]
     pub fn estimate(&self) -> i64 {
         match &self.0 {
-            // the correction for coupons that coincide stays below a thousandth at 384
-            Held::Coupons(coupons) => i64::try_from(coupons.len()).expect("at most 384 coupons"),
             Held::Registers(_) => {
                 let sketch = HllSketch::deserialize(&self.to_sketch()).expect("an image of ours is readable");
                 sketch.estimate().round() as i64
             }
+            // the correction for coupons that coincide stays below a thousandth at 384
+            _ => i64::try_from(self.coupons().len()).expect("at most 384 coupons"),
         }
     }
 
     /// Whether nobody was counted.
     pub fn is_empty(&self) -> bool {
-        matches!(&self.0, Held::Coupons(coupons) if coupons.is_empty())
+        !matches!(&self.0, Held::Registers(_)) && self.coupons().is_empty()
     }
 
     /// The image of the set: 8 bytes for nobody, 12 for one visitor, at most 1548 for coupons, 4136 for registers.
@@ -148,18 +193,18 @@ impl Visitors {
 
     /// How long that is.
     pub fn sketch_len(&self) -> usize {
-        match &self.0 {
-            Held::Coupons(coupons) if coupons.len() <= MAX_LIST => 8 + 4 * coupons.len(),
-            Held::Coupons(coupons) => 12 + 4 * coupons.len(),
-            Held::Registers(_) => REGISTERS_AT + REGISTERS,
+        match (&self.0, self.coupons().len()) {
+            (Held::Registers(_), _) => REGISTERS_AT + REGISTERS,
+            (_, few @ ..=MAX_LIST) => 8 + 4 * few,
+            (_, many) => 12 + 4 * many,
         }
     }
 
     /// Appends the same.
     pub fn write_sketch(&self, bytes: &mut Vec<u8>) {
         match &self.0 {
-            Held::Coupons(coupons) => write_coupons(coupons, bytes),
             Held::Registers(registers) => write_registers(registers, bytes),
+            _ => write_coupons(self.coupons(), bytes),
         }
     }
 

@@ -233,6 +233,45 @@ fn an_hours_bytes_do_not_depend_on_how_little_memory_there_is() {
 }
 
 #[test]
+fn when_groups_need_room_the_oldest_hours_go() {
+    let folder = testlog::folder();
+    let bounds = Bounds { group_bytes: 1600, ..Bounds::default() };
+    let config = Config { bounds, ..config(folder.path()) };
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    let hours = [0, 1, 2, 3].map(|n| Hour::of(START + n * HOUR));
+    (0..4).for_each(|n| drop(log.event(&event(n, i64::try_from(n).unwrap() * HOUR))));
+    log.ledger(START + 3 * HOUR + 2 * MINUTE);
+    log.commit();
+    let mut compaction = Compaction::open(config.clone()).unwrap();
+    let mut publish = |all: bool| {
+        compaction.look().unwrap();
+        // with little room it pauses, perhaps
+        compaction.read(None, &AtomicBool::new(false)).unwrap();
+        compaction.publish(NOW, all).unwrap();
+        compaction.open_hours()
+    };
+    publish(false);
+    let hourly = Hourly::new(&config.out, &config.node, &config.by);
+    let covered = || hours.map(|hour| hourly.covered(hour).unwrap());
+    let before = covered();
+    assert!(before.iter().all(Option::is_some), "three are complete, and the fourth shows");
+
+    // an event of each, of which those that amend would wait for others
+    for (n, late) in (10..).zip([3, 2, 1, 0]) {
+        log.event(&aged(n, 3 * HOUR + 3 * MINUTE, late * HOUR));
+    }
+    log.commit();
+    assert_eq!(publish(false), 1, "the others are forgotten");
+    let now = covered();
+    assert_eq!([0, 1, 2, 3].map(|n| now[n] > before[n]), [true, true, true, false]);
+    publish(true);
+    let all = Config { bounds: Bounds::default(), out: folder.path().join("whole"), ..config.clone() };
+    std::fs::remove_dir_all(folder.path().join("compactor")).unwrap();
+    once(&all).unwrap();
+    assert_eq!(published(&config), published(&all));
+}
+
+#[test]
 fn an_hours_bytes_do_not_depend_on_runs_where_its_groups_have_no_room() {
     let run = |runs: u64, hour_bytes: usize, group_bytes: usize| {
         let folder = testlog::folder();
