@@ -239,7 +239,9 @@ fn when_groups_need_room_the_oldest_hours_go() {
     let config = Config { bounds, ..config(folder.path()) };
     let mut log = TestLog::new(folder.path(), 1 << 20);
     let hours = [0, 1, 2, 3].map(|n| Hour::of(START + n * HOUR));
-    (0..4).for_each(|n| drop(log.event(&event(n, i64::try_from(n).unwrap() * HOUR))));
+    for n in 0..4 {
+        log.event(&event(n, i64::try_from(n).unwrap() * HOUR));
+    }
     log.ledger(START + 3 * HOUR + 2 * MINUTE);
     log.commit();
     let mut compaction = Compaction::open(config.clone()).unwrap();
