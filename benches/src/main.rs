@@ -44,6 +44,8 @@ enum What {
     Hostile(hostile::Arguments),
     /// From the log to hourly Parquet, beside batch engines.
     Compact(compact::Arguments),
+    /// What the compactor costs as the ids that it knows become more.
+    Growth(compact::GrowthArguments),
     /// The compactor's roll-up without rows, which `compact` starts.
     #[command(hide = true)]
     RollUp(compact::RollUpArguments),
@@ -62,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         What::Counters(counters) => counters::run(&counters),
         What::Hostile(hostile) => hostile::run(&hostile, arguments.rounds),
         What::Compact(compact) => compact::run(&compact, arguments.rounds),
+        What::Growth(growth) => compact::growth(&growth),
         What::RollUp(roll_up) => compact::roll_up(&roll_up),
         What::UdpReceiver(receiver) => udp::receive(&receiver),
     }

@@ -128,7 +128,7 @@ fn begin_anew(data: &Data, out: &Path) -> Result<()> {
 }
 
 /// Runs a process to its end: all of it counts, start and syncs too.
-fn measure(command: &mut Command) -> Result<Measured> {
+pub fn measure(command: &mut Command) -> Result<Measured> {
     let begun = Instant::now();
     let mut child = command.stdin(Stdio::null()).spawn().with_context(|| format!("{command:?}"))?;
     let pid = Pid::from_child(&child);

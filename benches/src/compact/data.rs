@@ -3,6 +3,7 @@
 //! what is measured.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,7 +54,7 @@ impl Data {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&data.log)?;
-        data.write_log(traffic, events)?;
+        write_log(&data.log, traffic, 0..events)?;
         let mut inspect = Command::new(compactor);
         inspect.arg("inspect").arg("--data").arg(&data.log).stdout(File::create(&data.lines)?);
         ensure!(inspect.status().context("the compactor")?.success(), "inspect failed");
@@ -62,33 +63,34 @@ impl Data {
         Ok(data)
     }
 
-    fn write_log(&self, traffic: &Traffic, events: u64) -> Result<()> {
-        let options = Options {
-            watchdog: Default::default(),
-            data: self.log.clone(),
-            node: NODE.into(),
-            segment_size: SEGMENT_SIZE,
-            sync_interval: Duration::from_secs(3600),
-            reserve: 0,
-        };
-        let (running, _) = Log::start(options, |error| panic!("{error}"))?;
-        let appender = running.appender();
-        for from in (0..events).step_by(usize::try_from(BATCH)?) {
-            let mut batch = appender.batch();
-            (from..events.min(from + BATCH)).for_each(|n| batch.push(&traffic.event(n)));
-            log::send(&appender, batch);
-        }
-        drop(appender);
-        running.finish();
-        Ok(())
-    }
-
     /// What the log takes on the disk, in bytes.
     pub fn log_bytes(&self) -> Result<u64> {
         let segments = fs::read_dir(self.log.join(layout::LOG))?;
         // the end of the last one was given back
         segments.map(|segment| Ok(segment?.metadata()?.blocks() * 512)).sum()
     }
+}
+
+/// Has a collector's log take events.
+pub fn write_log(data: &Path, traffic: &Traffic, events: Range<u64>) -> Result<()> {
+    let options = Options {
+        watchdog: Default::default(),
+        data: data.to_owned(),
+        node: NODE.into(),
+        segment_size: SEGMENT_SIZE,
+        sync_interval: Duration::from_secs(3600),
+        reserve: 0,
+    };
+    let (running, _) = Log::start(options, |error| panic!("{error}"))?;
+    let appender = running.appender();
+    for from in events.clone().step_by(usize::try_from(BATCH)?) {
+        let mut batch = appender.batch();
+        (from..events.end.min(from + BATCH)).for_each(|n| batch.push(&traffic.event(n)));
+        log::send(&appender, batch);
+    }
+    drop(appender);
+    running.finish();
+    Ok(())
 }
 
 /// What the files below a folder take, in bytes.

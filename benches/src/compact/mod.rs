@@ -8,6 +8,7 @@
 mod contender;
 mod data;
 mod engines;
+mod growth;
 mod report;
 mod roll_up;
 mod traffic;
@@ -23,6 +24,7 @@ use data::Data;
 use engines::{Checked, Engines};
 use traffic::Traffic;
 
+pub use growth::{Arguments as GrowthArguments, run as growth};
 pub use roll_up::{Arguments as RollUpArguments, run as roll_up};
 
 /// What is compacted, and who does.
