@@ -49,7 +49,7 @@ const USER_AGENTS: usize = 1 << 14;
 const USER_AGENT_BYTES: usize = 1024;
 /// So often room may be made for more rows before there is a commit again: it lets go of segments, and is where a crash leads
 /// back to.
-const MOST_STEPS: u32 = 8;
+const MOST_STEPS: u32 = 32;
 /// Damaged places that are told on the log each time it is read.
 const PLACES_TOLD: u32 = 20;
 /// The hours whose files a commit vouches for: an event is at most 7 days old when it is received.

@@ -210,6 +210,9 @@ impl Visitors {
 
     /// Reads an image, ours or anybody's of this kind, in any order.
     pub fn from_sketch(bytes: &[u8]) -> Result<Self, SketchError> {
+        if let Some(few) = Self::from_our_coupons(bytes) {
+            return Ok(few);
+        }
         let sketch = HllSketch::deserialize(bytes).map_err(|source| SketchError::Unreadable { source })?;
         if sketch.lg_config_k() != LG_K || sketch.target_type() != HllType::Hll8 {
             return Err(SketchError::OtherKind { lg_k: sketch.lg_config_k(), hll_type: sketch.target_type() });
@@ -227,13 +230,41 @@ impl Visitors {
         };
         let (coupons, _) = coupons.as_chunks();
         let mut coupons: Vec<u32> = coupons.iter().map(|coupon| u32::from_le_bytes(*coupon)).collect();
-        if coupons.iter().any(|coupon| !(1..=u32::from(MAX_VALUE)).contains(&(coupon >> SLOT_BITS))) {
+        if !coupons.iter().all(is_coupon) {
             return Err(SketchError::Impossible);
         }
         let mut visitors = Self::new();
         visitors.add_coupons(&mut coupons);
         Ok(visitors)
     }
+}
+
+impl Visitors {
+    /// Reads coupons as they are written here, which is most of what is read, without the library's table of them. `None`: it is
+    /// something else.
+    fn from_our_coupons(bytes: &[u8]) -> Option<Self> {
+        let coupons = match bytes.get(7)? & MODE {
+            LIST => bytes.get(8..)?,
+            SET => bytes.get(12..)?,
+            _ => return None,
+        };
+        let coupons: Vec<u32> = coupons.as_chunks().0.iter().map(|coupon| u32::from_le_bytes(*coupon)).collect();
+        let are_coupons = coupons.len() <= MAX_COUPONS && coupons.iter().all(is_coupon);
+        if !are_coupons || !coupons.is_sorted_by(|a, b| a < b) {
+            return None;
+        }
+        let mut few = Few::default();
+        let visitors = match coupons.iter().all(|coupon| few.add(*coupon)) {
+            true => Self(Held::Few(few)),
+            false => Self(Held::Coupons(coupons)),
+        };
+        (visitors.to_sketch() == bytes).then_some(visitors)
+    }
+}
+
+/// Whether a hash may have become this.
+fn is_coupon(coupon: &u32) -> bool {
+    (1..=u32::from(MAX_VALUE)).contains(&(coupon >> SLOT_BITS))
 }
 
 /// The bits of byte 7 that tell list, set and registers apart.
@@ -424,7 +455,10 @@ mod tests {
         for size in SIZES {
             let foreign = by_library(names(0..size)).serialize();
             let ours = Visitors::from_sketch(&foreign).unwrap();
-            assert_eq!(ours.to_sketch(), visitors(names(0..size)).to_sketch(), "{size}");
+            let bytes = ours.to_sketch();
+            assert_eq!(bytes, visitors(names(0..size)).to_sketch(), "{size}");
+            let again = Visitors::from_our_coupons(&bytes).map(|again| again.to_sketch());
+            assert_eq!(again, (size <= 384).then_some(bytes), "{size}: read without the library");
         }
     }
 
