@@ -5,7 +5,7 @@ DATA ?= data
 export DATA
 
 .PHONY: help build run test mutants test-env browsers client soak soak-programs soak-kills soak-simulation restarts deb test-deb image test-image fmt lint bench-all bench-micro bench-log bench-http \
-	bench-counters bench-udp bench-hostile bench-compact fuzz clean
+	bench-counters bench-udp bench-hostile bench-compact bench-growth fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -121,6 +121,10 @@ bench-compact: ## log → hourly Parquet, beside DuckDB, ClickHouse, Polars and 
 	@benches/install-engines.sh
 	cargo build --release -p tallylight-compactor
 	cargo run --release -p tallylight-benches -- compact --events $(EVENTS) --rounds 4 --json target/bench-compact.json
+
+bench-growth: ## what the compactor costs and takes as its ids become 100 million (10 GB of disk)
+	cargo build --release -p tallylight-compactor
+	cargo run --release -p tallylight-benches -- growth
 
 # One target, so many executions: make fuzz TARGET=decoder RUNS=1000000
 TARGET ?=
