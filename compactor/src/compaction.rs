@@ -180,7 +180,7 @@ impl Compaction {
         Ok(self.reader.look()?)
     }
 
-    /// Up to where there was more at the last look that is not read before the collector has synced it.
+    /// Up to where there was more when it came to what the collector had not synced yet; nothing, if it did not.
     pub fn unsynced(&self) -> Option<u64> {
         self.reader.unsynced()
     }

@@ -62,7 +62,7 @@ pub struct Reader {
     begun: Option<(Place, u64)>,
     /// The header that was found unreadable at the end of the log: said once.
     said: Option<u64>,
-    /// Up to where it would have been read if the collector had synced it.
+    /// Up to where the log was committed when its end was left, since the collector had not synced it.
     unsynced: Option<u64>,
     /// Whether something was read since the last look that only this reader has synced.
     is_ahead_of_syncs: bool,
@@ -107,7 +107,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Up to where there was more at the last look, which the collector had not synced yet.
+    /// Up to where there was more when it came to what the collector had not synced yet; nothing, if it did not.
     pub fn unsynced(&self) -> Option<u64> {
         self.unsynced
     }
@@ -162,7 +162,7 @@ impl Reader {
             }
             let Some(next) = current.leave_for else { return Ok(Progress::AtEnd) };
             if self.purpose == Purpose::Cover && !self.make_durable(next).map_err(LogError::from)? {
-                self.unsynced = Some(next + HEADER_LEN as u64);
+                self.unsynced = Some(self.committed_to(next).map_err(LogError::from)?);
                 return Ok(Progress::AtEnd);
             }
             self.go_to(next, Some(mark.ordinal));
@@ -182,6 +182,13 @@ impl Reader {
         }
         storage::sync_dir(&self.folder)?;
         Ok(true)
+    }
+
+    /// Up to where the log is committed, which is somewhere in this segment or behind it.
+    fn committed_to(&self, base: u64) -> Result<u64, StorageError> {
+        let base = self.bases.last().copied().unwrap_or(base);
+        let page = SegmentFile::open(&self.folder, base)?.page()?;
+        Ok(base + page.map_or(HEADER_LEN as u64, |page| end_mark(&page).length))
     }
 
     /// Whether the collector may write to a segment, by its place in `bases`: it is there, and not long past it.
@@ -357,7 +364,7 @@ impl Reader {
         let is_synced = page.sealed.is_some() || synced.length >= end.length;
         if self.purpose == Purpose::Cover && !is_synced && end.length > from.length {
             if self.is_the_collectors(at) {
-                self.unsynced = Some(base + end.length);
+                self.unsynced = Some(self.committed_to(base).map_err(LogError::from)?);
                 (end, leave_for, is_final) = (synced, None, false);
             } else {
                 file.sync().map_err(LogError::from)?;
