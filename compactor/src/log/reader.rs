@@ -6,14 +6,14 @@
 //! marks promise: after a power cut they may be older than the records.
 //!
 //! What is handed out for [`Purpose::Cover`] is on disk, and so is the begin of the segment that another one was left
-//! for. As long as the collector may write to a segment, that is what it says: were it synced here and that failed, the cache, from
-//! which mapped pages do not go, would hold what never got to the disk, and the next sync would say that all is well. A
-//! segment of a collector that is dead is synced here first. At the end of the log, a hole with nothing behind it is left alone:
-//! whether it is one is only known when the collector has recovered.
+//! for: a segment that is not synced as far as it is read is synced here first. Whoever follows the log leaves that to the collector, as long as it does so between two looks. At the end of the log, a hole with nothing behind it is left alone: whether it is one is
+//! only known when the collector has recovered.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use tallylight_host::clock;
 use tallylight_proto::layout;
 use tallylight_proto::segment::{
     Found, Framing, Gap, HEADER_LEN, HeaderError, HeaderPage, Mark, Scanner, UNKNOWN_ORDINAL,
@@ -23,6 +23,10 @@ use super::segment::{SegmentFile, end_mark};
 use super::{Cause, Item, LogError, Lost, Place, bases};
 use crate::lock;
 use crate::storage::{self, StorageError};
+
+/// How long a collector that is there may take to sync what it has committed. Syncing it here means that events are
+/// published in smaller parts, at most once in this time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the reading is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +66,10 @@ pub struct Reader {
     begun: Option<(Place, u64)>,
     /// The header that was found unreadable at the end of the log: said once.
     said: Option<u64>,
-    /// Up to where the log was committed when its end was left, since the collector had not synced it.
-    unsynced: Option<u64>,
+    /// Whether the collector may take until the next look to sync what it has committed.
+    is_patient: bool,
+    /// Up to where the log was committed when it was first seen not to be synced, and when that was.
+    unsynced: Option<(u64, Instant)>,
     /// Whether something was read since the last look that only this reader has synced.
     is_ahead_of_syncs: bool,
 }
@@ -93,6 +99,7 @@ impl Reader {
             left: None,
             begun: None,
             said: None,
+            is_patient: false,
             unsynced: None,
             is_ahead_of_syncs: false,
         }
@@ -101,19 +108,20 @@ impl Reader {
     /// Looks again at what there is. Nothing that is written afterwards is read before the next look.
     pub fn look(&mut self) -> Result<(), LogError> {
         self.current = None;
-        self.unsynced = None;
         self.is_ahead_of_syncs = false;
         self.bases = bases(&self.folder)?;
         Ok(())
     }
 
-    /// Up to where there was more when it came to what the collector had not synced yet; nothing, if it did not.
-    pub fn unsynced(&self) -> Option<u64> {
-        self.unsynced
+    /// The same, leaving what the collector has not synced for a later look: it is synced and read here only if the
+    /// collector is dead or syncs seldom.
+    pub fn look_patiently(&mut self) -> Result<(), LogError> {
+        self.is_patient = true;
+        self.look()
     }
 
-    /// Whether something was read since the last look that the collector had not said to be on disk before it died. It is, but
-    /// a log that is set back to what the collector vouches for would not have it.
+    /// Whether something was read since the last look that the collector has not said to be on disk. It is, but a
+    /// log that is set back to what the collector vouches for would not have it.
     pub fn is_ahead_of_syncs(&self) -> bool {
         self.is_ahead_of_syncs
     }
@@ -161,39 +169,22 @@ impl Reader {
                 return Ok(Progress::Paused);
             }
             let Some(next) = current.leave_for else { return Ok(Progress::AtEnd) };
-            if self.purpose == Purpose::Cover && !self.make_durable(next).map_err(LogError::from)? {
-                self.unsynced = Some(self.committed_to(next).map_err(LogError::from)?);
-                return Ok(Progress::AtEnd);
+            if self.purpose == Purpose::Cover {
+                self.make_durable(next).map_err(LogError::from)?;
             }
             self.go_to(next, Some(mark.ordinal));
         }
     }
 
     /// Puts a segment's header and its name on disk. A power cut that took them would have the collector go on in the
-    /// segment before it, which is left for good. False: that is left to the collector, which will.
-    fn make_durable(&self, base: u64) -> Result<bool, StorageError> {
+    /// segment before it, which is left for good.
+    fn make_durable(&self, base: u64) -> Result<(), StorageError> {
         let file = SegmentFile::open(&self.folder, base)?;
         // a synced mark was written after a sync; one more would have all that is cached of it read from disk again
         if !file.page()?.is_ok_and(|page| page.synced.is_some()) {
-            if self.is_the_collectors(self.bases.partition_point(|other| *other < base)) {
-                return Ok(false);
-            }
             file.sync()?;
         }
-        storage::sync_dir(&self.folder)?;
-        Ok(true)
-    }
-
-    /// Up to where the log is committed, which is somewhere in this segment or behind it.
-    fn committed_to(&self, base: u64) -> Result<u64, StorageError> {
-        let base = self.bases.last().copied().unwrap_or(base);
-        let page = SegmentFile::open(&self.folder, base)?.page()?;
-        Ok(base + page.map_or(HEADER_LEN as u64, |page| end_mark(&page).length))
-    }
-
-    /// Whether the collector may write to a segment, by its place in `bases`: it is there, and not long past it.
-    fn is_the_collectors(&self, at: usize) -> bool {
-        at + 2 >= self.bases.len() && lock::is_held(&self.collector_lock)
+        storage::sync_dir(&self.folder)
     }
 
     /// How many bytes there are that were not read yet.
@@ -336,10 +327,6 @@ impl Reader {
                         let _ = take(Item::Lost(lost))?;
                         first
                     }
-                    // it was begun before, and all that it has lost was told: it did not take a byte
-                    (Some(expected), Some(first)) if first < expected && self.salt == Some(page.header.salt) => {
-                        expected
-                    }
                     (Some(expected), Some(first)) if first < expected => {
                         tracing::warn!(
                             segment = %file.path().display(), first, expected,
@@ -363,8 +350,7 @@ impl Reader {
         let synced = page.synced.unwrap_or(Mark { length: HEADER_LEN as u64, ordinal: from.ordinal });
         let is_synced = page.sealed.is_some() || synced.length >= end.length;
         if self.purpose == Purpose::Cover && !is_synced && end.length > from.length {
-            if self.is_the_collectors(at) {
-                self.unsynced = Some(self.committed_to(base).map_err(LogError::from)?);
+            if self.leaves_it_to_the_collector(base + synced.length, base + end.length) {
                 (end, leave_for, is_final) = (synced, None, false);
             } else {
                 file.sync().map_err(LogError::from)?;
@@ -375,6 +361,23 @@ impl Reader {
         let framing = Framing::new(page.header.salt, base);
         let scanner = Scanner::new(framing, from, end.length.max(from.length), end_ordinal);
         Ok(Current { file, page, scanner, leave_for, is_final })
+    }
+
+    /// Whether the collector is still expected to sync what it has committed: it has since the last look, or it is
+    /// there and has time left.
+    fn leaves_it_to_the_collector(&mut self, synced: u64, committed: u64) -> bool {
+        let leaves_it = self.is_patient
+            && match self.unsynced {
+                Some((wanted, since)) if wanted > synced => {
+                    if clock::since(since) < PATIENCE && lock::is_held(&self.collector_lock) {
+                        return true;
+                    }
+                    false
+                }
+                _ => true,
+            };
+        self.unsynced = Some((committed, clock::instant()));
+        leaves_it
     }
 
     /// Up to where a segment is read, which one it is left for, and whether that end is final.
@@ -394,7 +397,8 @@ impl Reader {
         if next_ordinal == Some(end.ordinal) {
             return Ok((end, Some(next), true));
         }
-        if self.is_the_collectors(at) {
+        let is_abandoned = at + 2 < self.bases.len() || !lock::is_held(&self.collector_lock);
+        if !is_abandoned {
             return Ok((end, None, false));
         }
         tracing::warn!(segment = %file.path().display(), "nobody will seal this segment: all of it is searched");

@@ -179,27 +179,6 @@ fn a_segment_is_left_for_one_that_is_on_disk_only() {
 }
 
 #[test]
-fn what_a_segment_has_lost_is_told_once_while_the_next_one_is_waited_for() {
-    let folder = testlog::folder();
-    let _collector = crate::lock::Lock::take(&folder.path().join("lock")).unwrap();
-    let mut log = TestLog::new(folder.path(), 1 << 20);
-    log.event(&event(1, 0));
-    log.seal();
-    // all of this one was torn, and took not a byte
-    log.begin_next(START);
-    let lost = Mark { length: HEADER_LEN as u64, ordinal: log.ordinal() };
-    MarkKind::ALL.iter().for_each(|kind| log.write_mark(*kind, lost));
-    log.begin_next(START);
-    log.unsync();
-    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
-    let (records, told) = read(&mut reader).unwrap();
-    assert_eq!((records, told.len()), (2, 1), "{told:?}");
-    assert_eq!(read(&mut reader).unwrap(), (0, vec![]));
-    log.commit();
-    assert_eq!(read(&mut reader).unwrap(), (1, vec![]));
-}
-
-#[test]
 fn a_hole_with_nothing_behind_it_is_looked_at_again() {
     let folder = testlog::folder();
     let mut log = TestLog::new(folder.path(), 1 << 20);

@@ -113,7 +113,11 @@ impl Compactor {
             none => none.insert(Compaction::open(self.config.clone())?),
         };
         compaction.release(clock::now())?;
-        compaction.look()?;
+        if is_once {
+            compaction.look()?
+        } else {
+            compaction.look_patiently()?
+        }
         loop {
             let progress = compaction.read(None, &AtomicBool::new(false))?;
             compaction.publish(clock::now(), all && progress == Progress::AtEnd)?;
