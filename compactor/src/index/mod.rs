@@ -85,7 +85,7 @@ pub enum Verdict {
 /// How much memory it may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Copies in memory before they are written out, at least one; 43 bytes each, and 12 more while they are sorted.
+    /// Copies in memory before they are written out, at least one; 38 bytes each, and 16 more while they are sorted.
     pub head_copies: usize,
     /// Bytes of pages of runs kept in memory, at least one page.
     pub cache_bytes: usize,
