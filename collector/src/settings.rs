@@ -96,7 +96,7 @@ pub struct Settings {
     #[arg(default_value = "256MiB")]
     pub segment_size: ByteSize,
 
-    /// Longest time between two syncs to disk
+    /// Longest time between two syncs to disk: what is not synced is not compacted, either
     #[arg(long, env = "TALLYLIGHT_SYNC_INTERVAL", value_name = "TIME", help_heading = LOG)]
     #[arg(default_value = "1s")]
     pub sync_interval: Period,

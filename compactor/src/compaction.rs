@@ -180,9 +180,14 @@ impl Compaction {
         Ok(self.reader.look()?)
     }
 
-    /// The same, leaving the collector until the next look to sync what it has committed.
-    pub fn look_patiently(&mut self) -> Result<(), CompactError> {
-        Ok(self.reader.look_patiently()?)
+    /// Up to where there was more when it came to what the collector had not synced yet; nothing, if it did not.
+    pub fn unsynced(&self) -> Option<u64> {
+        self.reader.unsynced()
+    }
+
+    /// Up to where it has read.
+    pub fn position(&self) -> u64 {
+        self.reader.place().map_or(0, |(place, _)| place.position)
     }
 
     /// Reads on: to the end, until there is enough to be published, until this time, or until told to stop.

@@ -4,6 +4,8 @@
 //! it has in memory and begins again from the commit, for as long as it takes. Segments are let go of before
 //! anything is published: on a full disk that makes the room.
 
+use std::time::{Duration, Instant};
+
 use tallylight_proto::time::Millis;
 use thiserror::Error;
 
@@ -56,6 +58,11 @@ pub enum Outcome {
     /// What was there is published.
     Done,
 }
+
+/// How long `--once` waits for the collector to sync what there is, which it does once a second if not told otherwise.
+const SYNC_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it looks whether that has happened.
+const SYNC_LOOK: Duration = Duration::from_millis(20);
 
 /// A compactor, with all that it needs beside the disk.
 #[derive(Clone, Copy)]
@@ -177,15 +184,17 @@ impl Compactor<'_> {
     fn pass(self, compaction: &mut Compaction, when: When) -> Result<(), RunError> {
         let Self { settings, metrics, stop, watchdog } = self;
         release(compaction, metrics, clock::now())?;
-        match when {
-            When::Once => compaction.look()?,
-            When::Following | When::Retrying => compaction.look_patiently()?,
-        }
+        compaction.look()?;
+        let mut awaited = None;
         loop {
             watchdog.feed();
             let until = (when != When::Once).then(|| clock::instant() + settings.running.every.duration());
             let progress = compaction.read(until, stop.flag())?;
-            let is_last = progress == Progress::AtEnd || stop.is_set();
+            let is_at_end = progress == Progress::AtEnd;
+            if when == When::Once && is_at_end && self.waits_for_a_sync(compaction, &mut awaited)? {
+                continue;
+            }
+            let is_last = is_at_end || stop.is_set();
             let now = clock::now();
             compaction.publish(now, stop.is_set() || when == When::Retrying || (when == When::Once && is_last))?;
             metrics.published(compaction);
@@ -196,6 +205,29 @@ impl Compactor<'_> {
             }
             metrics.behind(compaction.bytes_behind()?);
         }
+    }
+
+    /// Waits a little and looks again, if the collector has not synced what was there when this was first asked. What comes
+    /// meanwhile is not waited for.
+    fn waits_for_a_sync(
+        self,
+        compaction: &mut Compaction,
+        awaited: &mut Option<(u64, Instant)>,
+    ) -> Result<bool, RunError> {
+        let Some(unsynced) = compaction.unsynced() else { return Ok(false) };
+        let (until, since) = *awaited.get_or_insert_with(|| (unsynced, clock::instant()));
+        if compaction.position() >= until || self.stop.is_set() {
+            return Ok(false);
+        }
+        if clock::since(since) >= SYNC_PATIENCE {
+            tracing::warn!(
+                "the collector has not synced the end of the log for {SYNC_PATIENCE:?}: it is left for the next time"
+            );
+            return Ok(false);
+        }
+        self.stop.wait(SYNC_LOOK);
+        compaction.look()?;
+        Ok(true)
     }
 
     /// Until the next pass, or it is to end.

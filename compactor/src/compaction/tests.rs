@@ -799,7 +799,43 @@ fn a_full_disk_lets_go_of_segments_before_their_time() {
 }
 
 #[test]
-fn rows_go_out_with_their_aggregates_where_the_collector_has_not_synced_them() {
+fn what_a_collector_that_is_there_has_not_synced_is_left_to_it() {
+    let folder = testlog::folder();
+    let config = config(folder.path());
+    let collector = crate::lock::Lock::take(&folder.path().join("lock")).unwrap();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    let mut compaction = Compaction::open(config).unwrap();
+    let mut counted = |unsynced: Option<u64>| {
+        pass(&mut compaction, true).unwrap();
+        assert_eq!(compaction.unsynced(), unsynced);
+        compaction.counts().events().counted
+    };
+    log.event(&event(1, 0));
+    log.commit_only();
+    assert_eq!(counted(Some(log.position())), 0);
+    log.commit();
+    assert_eq!(counted(None), 1);
+    // not even the begin of the next one is on disk
+    log.seal();
+    log.begin_next(START);
+    log.event(&event(2, 0));
+    log.commit_only();
+    log.unsync();
+    assert_eq!(counted(Some(log.position())), 1);
+    // the collector writes on in others before it has synced this one
+    for n in [3, 4] {
+        log.begin_next(START);
+        log.event(&event(n, 0));
+        log.commit_only();
+        log.unsync();
+    }
+    assert_eq!(counted(Some(log.position())), 1);
+    drop(collector);
+    assert_eq!(counted(None), 4, "nobody else will sync it");
+}
+
+#[test]
+fn rows_go_out_with_their_aggregates_where_the_collector_had_not_synced_them() {
     let published = |commit: fn(&TestLog)| {
         let folder = testlog::folder();
         let config = config(folder.path());

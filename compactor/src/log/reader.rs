@@ -6,14 +6,14 @@
 //! marks promise: after a power cut they may be older than the records.
 //!
 //! What is handed out for [`Purpose::Cover`] is on disk, and so is the begin of the segment that another one was left
-//! for: a segment that is not synced as far as it is read is synced here first. Whoever follows the log leaves that to the collector, as long as it does so between two looks. At the end of the log, a hole with nothing behind it is left alone: whether it is one is
-//! only known when the collector has recovered.
+//! for. As long as the collector may write to a segment, that is what it says: were it synced here and that failed, the cache, from
+//! which mapped pages do not go, would hold what never got to the disk, and the next sync would say that all is well. A
+//! segment of a collector that is dead is synced here first. At the end of the log, a hole with nothing behind it is left alone:
+//! whether it is one is only known when the collector has recovered.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use tallylight_host::clock;
 use tallylight_proto::layout;
 use tallylight_proto::segment::{
     Found, Framing, Gap, HEADER_LEN, HeaderError, HeaderPage, Mark, Scanner, UNKNOWN_ORDINAL,
@@ -23,10 +23,6 @@ use super::segment::{SegmentFile, end_mark};
 use super::{Cause, Item, LogError, Lost, Place, bases};
 use crate::lock;
 use crate::storage::{self, StorageError};
-
-/// How long a collector that is there may take to sync what it has committed. Syncing it here means that events are
-/// published in smaller parts, at most once in this time.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the reading is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,10 +62,8 @@ pub struct Reader {
     begun: Option<(Place, u64)>,
     /// The header that was found unreadable at the end of the log: said once.
     said: Option<u64>,
-    /// Whether the collector may take until the next look to sync what it has committed.
-    is_patient: bool,
-    /// Up to where the log was committed when it was first seen not to be synced, and when that was.
-    unsynced: Option<(u64, Instant)>,
+    /// Up to where the log was committed when its end was left, since the collector had not synced it.
+    unsynced: Option<u64>,
     /// Whether something was read since the last look that only this reader has synced.
     is_ahead_of_syncs: bool,
 }
@@ -99,7 +93,6 @@ impl Reader {
             left: None,
             begun: None,
             said: None,
-            is_patient: false,
             unsynced: None,
             is_ahead_of_syncs: false,
         }
@@ -108,20 +101,19 @@ impl Reader {
     /// Looks again at what there is. Nothing that is written afterwards is read before the next look.
     pub fn look(&mut self) -> Result<(), LogError> {
         self.current = None;
+        self.unsynced = None;
         self.is_ahead_of_syncs = false;
         self.bases = bases(&self.folder)?;
         Ok(())
     }
 
-    /// The same, leaving what the collector has not synced for a later look: it is synced and read here only if the
-    /// collector is dead or syncs seldom.
-    pub fn look_patiently(&mut self) -> Result<(), LogError> {
-        self.is_patient = true;
-        self.look()
+    /// Up to where there was more when it came to what the collector had not synced yet; nothing, if it did not.
+    pub fn unsynced(&self) -> Option<u64> {
+        self.unsynced
     }
 
-    /// Whether something was read since the last look that the collector has not said to be on disk. It is, but a
-    /// log that is set back to what the collector vouches for would not have it.
+    /// Whether something was read since the last look that the collector had not said to be on disk before it died. It is, but
+    /// a log that is set back to what the collector vouches for would not have it.
     pub fn is_ahead_of_syncs(&self) -> bool {
         self.is_ahead_of_syncs
     }
@@ -169,22 +161,50 @@ impl Reader {
                 return Ok(Progress::Paused);
             }
             let Some(next) = current.leave_for else { return Ok(Progress::AtEnd) };
-            if self.purpose == Purpose::Cover {
-                self.make_durable(next).map_err(LogError::from)?;
+            if self.purpose == Purpose::Cover && !self.make_durable(next).map_err(LogError::from)? {
+                self.unsynced = Some(self.committed_to(next).map_err(LogError::from)?);
+                return Ok(Progress::AtEnd);
             }
             self.go_to(next, Some(mark.ordinal));
         }
     }
 
     /// Puts a segment's header and its name on disk. A power cut that took them would have the collector go on in the
-    /// segment before it, which is left for good.
-    fn make_durable(&self, base: u64) -> Result<(), StorageError> {
+    /// segment before it, which is left for good. False: that is left to the collector, which will.
+    fn make_durable(&self, base: u64) -> Result<bool, StorageError> {
         let file = SegmentFile::open(&self.folder, base)?;
         // a synced mark was written after a sync; one more would have all that is cached of it read from disk again
         if !file.page()?.is_ok_and(|page| page.synced.is_some()) {
+            if self.is_the_collectors(self.bases.partition_point(|other| *other < base))? {
+                return Ok(false);
+            }
             file.sync()?;
         }
-        storage::sync_dir(&self.folder)
+        storage::sync_dir(&self.folder)?;
+        Ok(true)
+    }
+
+    /// Up to where the log is committed, which is somewhere in this segment or behind it.
+    fn committed_to(&self, base: u64) -> Result<u64, StorageError> {
+        let base = self.bases.last().copied().unwrap_or(base);
+        let page = SegmentFile::open(&self.folder, base)?.page()?;
+        Ok(base + page.map_or(HEADER_LEN as u64, |page| end_mark(&page).length))
+    }
+
+    /// Whether the collector may have yet to sync a segment, by its place in `bases`, or to write to it: it is there, and has
+    /// not synced any of those far behind, which it does in their order.
+    fn is_the_collectors(&self, at: usize) -> Result<bool, StorageError> {
+        if !lock::is_held(&self.collector_lock) {
+            return Ok(false);
+        }
+        for base in self.bases.iter().skip(at + 2) {
+            // one that is gone was covered
+            let Some(file) = self.open(*base)? else { return Ok(false) };
+            if file.page()?.is_ok_and(|page| page.synced.is_some() || page.sealed.is_some()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// How many bytes there are that were not read yet.
@@ -211,14 +231,10 @@ impl Reader {
         loop {
             let Some(at) = self.segment_of_place()? else { return Ok(None) };
             let (base, next) = (self.bases[at], self.bases.get(at + 1).copied());
-            let file = match SegmentFile::open(&self.folder, base) {
-                Ok(file) => file,
-                Err(error) if error.is_not_found() && self.purpose == Purpose::Look => {
-                    self.place = Some(Place { position: base + HEADER_LEN as u64, ordinal: None });
-                    self.forget(base);
-                    continue;
-                }
-                Err(error) => return Err(LogError::from(error).into()),
+            let Some(file) = self.open(base).map_err(LogError::from)? else {
+                self.place = Some(Place { position: base + HEADER_LEN as u64, ordinal: None });
+                self.forget(base);
+                continue;
             };
             let cause = match file.page().map_err(LogError::from)? {
                 Ok(page) if page.header.base == base => {
@@ -300,9 +316,9 @@ impl Reader {
             let position = self.place.map_or(0, |place| place.position);
             return Err(LogError::OtherLog { path: file.path().to_owned(), position }.into());
         }
-        // once a segment, not once a look
-        let is_new = self.purpose == Purpose::Look || self.place.is_none_or(|place| place.position <= start);
-        for part in page.damaged.iter().filter(|_| is_new) {
+        // what is wrong with it is told once, and not at each look at where it begins
+        let is_begun = self.salt == Some(page.header.salt);
+        for part in page.damaged.iter().filter(|_| !is_begun || self.purpose == Purpose::Look) {
             let position = base + *part as u64;
             let lost = Lost { base, position, end: position + 1, records: 0, cause: Cause::HeaderPart };
             let _ = take(Item::Lost(lost))?;
@@ -327,6 +343,8 @@ impl Reader {
                         let _ = take(Item::Lost(lost))?;
                         first
                     }
+                    // all of it was lost, and that did not take a byte
+                    (Some(expected), Some(first)) if first < expected && is_begun => expected,
                     (Some(expected), Some(first)) if first < expected => {
                         tracing::warn!(
                             segment = %file.path().display(), first, expected,
@@ -350,7 +368,8 @@ impl Reader {
         let synced = page.synced.unwrap_or(Mark { length: HEADER_LEN as u64, ordinal: from.ordinal });
         let is_synced = page.sealed.is_some() || synced.length >= end.length;
         if self.purpose == Purpose::Cover && !is_synced && end.length > from.length {
-            if self.leaves_it_to_the_collector(base + synced.length, base + end.length) {
+            if self.is_the_collectors(at).map_err(LogError::from)? {
+                self.unsynced = Some(self.committed_to(base).map_err(LogError::from)?);
                 (end, leave_for, is_final) = (synced, None, false);
             } else {
                 file.sync().map_err(LogError::from)?;
@@ -361,23 +380,6 @@ impl Reader {
         let framing = Framing::new(page.header.salt, base);
         let scanner = Scanner::new(framing, from, end.length.max(from.length), end_ordinal);
         Ok(Current { file, page, scanner, leave_for, is_final })
-    }
-
-    /// Whether the collector is still expected to sync what it has committed: it has since the last look, or it is
-    /// there and has time left.
-    fn leaves_it_to_the_collector(&mut self, synced: u64, committed: u64) -> bool {
-        let leaves_it = self.is_patient
-            && match self.unsynced {
-                Some((wanted, since)) if wanted > synced => {
-                    if clock::since(since) < PATIENCE && lock::is_held(&self.collector_lock) {
-                        return true;
-                    }
-                    false
-                }
-                _ => true,
-            };
-        self.unsynced = Some((committed, clock::instant()));
-        leaves_it
     }
 
     /// Up to where a segment is read, which one it is left for, and whether that end is final.
@@ -397,8 +399,7 @@ impl Reader {
         if next_ordinal == Some(end.ordinal) {
             return Ok((end, Some(next), true));
         }
-        let is_abandoned = at + 2 < self.bases.len() || !lock::is_held(&self.collector_lock);
-        if !is_abandoned {
+        if self.is_the_collectors(at)? {
             return Ok((end, None, false));
         }
         tracing::warn!(segment = %file.path().display(), "nobody will seal this segment: all of it is searched");
@@ -407,14 +408,27 @@ impl Reader {
         Ok((Mark { length: page.header.capacity.max(end.length), ordinal }, Some(next), true))
     }
 
-    /// The ordinal that a segment says it begins with.
+    /// A segment; nothing if it went away while it was only looked at.
+    fn open(&self, base: u64) -> Result<Option<SegmentFile>, StorageError> {
+        match SegmentFile::open(&self.folder, base) {
+            Err(error) if error.is_not_found() && self.purpose == Purpose::Look => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// The ordinal that a segment begins with, as its header says or else the record right behind that. It is what the
+    /// collector's recovery goes by.
     fn first_ordinal(&self, base: u64) -> Result<Option<u64>, StorageError> {
-        let page = match SegmentFile::open(&self.folder, base) {
-            Ok(file) => file.page()?,
-            Err(error) if error.is_not_found() && self.purpose == Purpose::Look => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        Ok(page.ok().map(|page| page.header.first_ordinal).filter(|ordinal| *ordinal != UNKNOWN_ORDINAL))
+        let Some(file) = self.open(base)? else { return Ok(None) };
+        let Ok(page) = file.page()? else { return Ok(None) };
+        if page.header.first_ordinal != UNKNOWN_ORDINAL {
+            return Ok(Some(page.header.first_ordinal));
+        }
+        let begin = Mark { length: HEADER_LEN as u64, ordinal: UNKNOWN_ORDINAL };
+        let framing = Framing::new(page.header.salt, base);
+        let mut scanner = Scanner::new(framing, begin, page.header.capacity, None);
+        let first = scanner.next(|offset, buffer| file.read(offset, buffer))?;
+        Ok(first.and_then(|found| if let Found::Record(framed) = found { Some(framed.ordinal) } else { None }))
     }
 
     fn go_to(&mut self, base: u64, ordinal: Option<u64>) {

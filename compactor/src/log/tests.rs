@@ -179,6 +179,49 @@ fn a_segment_is_left_for_one_that_is_on_disk_only() {
 }
 
 #[test]
+fn what_a_segment_has_lost_is_told_once_while_the_next_one_is_waited_for() {
+    let folder = testlog::folder();
+    let _collector = crate::lock::Lock::take(&folder.path().join("lock")).unwrap();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.seal();
+    // all of this one was torn, and took not a byte
+    log.begin_next(START);
+    let lost = Mark { length: HEADER_LEN as u64, ordinal: log.ordinal() };
+    MarkKind::ALL.iter().for_each(|kind| log.write_mark(*kind, lost));
+    log.begin_next(START);
+    log.unsync();
+    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+    let (records, told) = read(&mut reader).unwrap();
+    assert_eq!((records, told.len()), (2, 1), "{told:?}");
+    assert_eq!(read(&mut reader).unwrap(), (0, vec![]));
+    log.commit();
+    assert_eq!(read(&mut reader).unwrap(), (1, vec![]));
+}
+
+#[test]
+fn where_a_header_has_lost_its_first_ordinal_the_record_behind_it_has_it() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.commit();
+    // a power cut takes these, and of the next segment all but its record
+    log.events([&event(2, 0), &event(3, 0)]);
+    log.begin_next(START);
+    let first = log.ordinal() - 1;
+    log.write_header(UNKNOWN_ORDINAL);
+    MarkKind::ALL.iter().for_each(|kind| log.clear_mark(*kind));
+    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+    let (records, lost) = read(&mut reader).unwrap();
+    let lost: Vec<_> = lost.iter().map(|lost| (lost.base, lost.records, lost.cause)).collect();
+    assert_eq!((records, lost), (2, vec![(0, 2, Cause::Torn)]));
+    // as the collector recovers it
+    log.write_header(first);
+    log.commit();
+    assert_eq!(read(&mut reader).unwrap(), (1, vec![]));
+}
+
+#[test]
 fn a_hole_with_nothing_behind_it_is_looked_at_again() {
     let folder = testlog::folder();
     let mut log = TestLog::new(folder.path(), 1 << 20);

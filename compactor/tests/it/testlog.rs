@@ -202,8 +202,13 @@ impl TestLog {
 
     /// Takes back that any of the segment was ever synced.
     pub fn unsync(&self) {
+        self.clear_mark(MarkKind::Synced);
+    }
+
+    /// Takes a mark out of both its slots.
+    pub fn clear_mark(&self, kind: MarkKind) {
         for slot in 0..2 {
-            self.patch(Mark::offset(MarkKind::Synced, slot) as u64, &[0; 8 * MARK_WORDS]);
+            self.patch(Mark::offset(kind, slot) as u64, &[0; 8 * MARK_WORDS]);
         }
     }
 
@@ -224,24 +229,25 @@ impl TestLog {
         self.patch(at as u64, &page[at..at + 24]);
     }
 
-    fn begin(&mut self, at: Millis) {
-        self.first_ordinal = self.ordinal;
-        self.created_at = at;
-        let mut page = vec![0; HEADER_LEN];
+    /// Writes both copies of the segment's header, which says that it begins with this ordinal.
+    pub fn write_header(&self, first_ordinal: u64) {
         let header = Header {
             node: self.node.clone(),
             base: self.base,
             capacity: self.capacity,
             salt: self.salt,
-            first_ordinal: self.first_ordinal,
+            first_ordinal,
             reserve: self.reserve,
-            created_at: at,
+            created_at: self.created_at,
         };
-        for sector in [0, SECTOR_LEN] {
-            page[sector..sector + SECTOR_LEN].copy_from_slice(&header.encode());
-        }
-        fs::write(self.path(), &page).unwrap();
-        OpenOptions::new().write(true).open(self.path()).unwrap().set_len(self.capacity).unwrap();
+        [0, SECTOR_LEN].iter().for_each(|sector| self.patch(*sector as u64, &header.encode()));
+    }
+
+    fn begin(&mut self, at: Millis) {
+        self.first_ordinal = self.ordinal;
+        self.created_at = at;
+        fs::File::create(self.path()).unwrap().set_len(self.capacity).unwrap();
+        self.write_header(self.first_ordinal);
         self.ledger_with(at, false, self.first_marks.clone());
         self.commit();
     }

@@ -113,11 +113,7 @@ impl Compactor {
             none => none.insert(Compaction::open(self.config.clone())?),
         };
         compaction.release(clock::now())?;
-        if is_once {
-            compaction.look()?
-        } else {
-            compaction.look_patiently()?
-        }
+        compaction.look()?;
         loop {
             let progress = compaction.read(None, &AtomicBool::new(false))?;
             compaction.publish(clock::now(), all && progress == Progress::AtEnd)?;
