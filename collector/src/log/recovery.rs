@@ -54,13 +54,7 @@ pub struct Recovered {
 /// Seals what is not sealed in the log's folder.
 pub(super) fn recover(folder: &Path) -> Result<Recovered, LogError> {
     let names = storage::list(folder)?;
-    let mut bases: Vec<u64> = names.iter().filter_map(|name| layout::segment_base(name)).collect();
-    for base in names.iter().filter_map(|name| layout::new_segment_base(name)) {
-        if settle_new(folder, base, &bases)? {
-            bases.push(base);
-        }
-    }
-    bases.sort_unstable();
+    let bases = settle_new(folder, &names)?;
     let mut recovered = Recovered::default();
     let mut tail = tail(folder, &bases)?.into_iter().peekable();
     while let Some(Left { base, file, page }) = tail.next() {
@@ -77,21 +71,39 @@ pub(super) fn recover(folder: &Path) -> Result<Recovered, LogError> {
     Ok(recovered)
 }
 
-/// A segment that was prepared is removed. One that was begun, but lost its name, gets it back; what of it is on disk is
-/// then looked at as in any other.
-fn settle_new(folder: &Path, base: u64, bases: &[u64]) -> Result<bool, LogError> {
-    let path = folder.join(layout::new_segment(base));
+/// The segments there are, in their order. One that was begun, but lost its name, gets it back; what of it is on disk is then
+/// looked at as in any other. One that was only prepared is removed.
+fn settle_new(folder: &Path, names: &[String]) -> Result<Vec<u64>, LogError> {
+    let mut bases: Vec<u64> = names.iter().filter_map(|name| layout::segment_base(name)).collect();
+    let new: Vec<u64> = names.iter().filter_map(|name| layout::new_segment_base(name)).collect();
+    let mut last_begun = bases.iter().max().copied();
+    for base in &new {
+        if is_begun(folder, *base)? {
+            last_begun = last_begun.max(Some(*base));
+        }
+    }
+    for base in new {
+        let path = folder.join(layout::new_segment(base));
+        // they are begun in their order: all before one that was, though not a byte of what was written there is on disk
+        if last_begun.is_some_and(|last| base <= last) && !bases.contains(&base) {
+            storage::rename(&path, &folder.join(layout::segment(base)))?;
+            bases.push(base);
+        } else {
+            storage::remove(&path)?;
+        }
+    }
+    bases.sort_unstable();
+    Ok(bases)
+}
+
+/// Whether the header of a segment that has not its name yet says that it was begun.
+fn is_begun(folder: &Path, base: u64) -> Result<bool, StorageError> {
     // an empty file cannot be mapped
-    let page = match MappedFile::open(&path) {
+    let page = match MappedFile::open(&folder.join(layout::new_segment(base))) {
         Ok(file) => header(&file, base)?,
         Err(_) => None,
     };
-    if page.is_some_and(|page| page.header.first_ordinal != UNKNOWN_ORDINAL) && !bases.contains(&base) {
-        storage::rename(&path, &folder.join(layout::segment(base)))?;
-        return Ok(true);
-    }
-    storage::remove(&path)?;
-    Ok(false)
+    Ok(page.is_some_and(|page| page.header.first_ordinal != UNKNOWN_ORDINAL))
 }
 
 /// A segment as an earlier life left it.

@@ -11,7 +11,9 @@ use tallylight_proto::datagram::{Number, SourceId};
 use tallylight_proto::event::Origin;
 use tallylight_proto::ledger::{Counts, FrontCounts, Ledger};
 use tallylight_proto::record::{self, Record};
-use tallylight_proto::segment::{Found, Framing, Gap, HEADER_LEN, HeaderPage, Mark, MarkKind, Scanner};
+use tallylight_proto::segment::{
+    Found, Framing, Gap, HEADER_LEN, Header, HeaderPage, Mark, MarkKind, SECTOR_LEN, Scanner, UNKNOWN_ORDINAL,
+};
 use tallylight_proto::sources::{Figures, Report, Scope};
 use tallylight_proto::{Event, Front, Id, Refusal, Shed, layout};
 use tempfile::TempDir;
@@ -398,6 +400,34 @@ fn a_begun_segment_that_has_lost_its_name_gets_it_back() {
     let (log, recovered) = start(killed.path());
     log.finish();
     assert_eq!((recovered.torn, read(killed.path()).events.len()), (0, 50));
+}
+
+#[test]
+fn one_of_which_nothing_but_its_place_was_on_disk_gets_its_name_back_before_the_one_behind_it() {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send_three_segments(&log, data.path());
+    let cut = copy(data.path());
+    log.finish();
+
+    let paths = segments(cut.path());
+    let (_, page) = load(&paths[1]);
+    let header = Header { first_ordinal: UNKNOWN_ORDINAL, ..page.header }.encode();
+    let mut prepared = vec![0; usize::try_from(SEGMENT).expect("small")];
+    [0, SECTOR_LEN].into_iter().for_each(|sector| prepared[sector..sector + SECTOR_LEN].copy_from_slice(&header));
+    std::fs::write(&paths[1], prepared).expect("room");
+    for path in &paths[1..] {
+        let (_, page) = load(path);
+        #[expect(clippy::disallowed_methods, reason = "the test plays the power cut")]
+        std::fs::rename(path, path.with_file_name(layout::new_segment(page.header.base))).expect("one folder");
+    }
+    let (log, recovered) = start(cut.path());
+    log.finish();
+    let contents = read(cut.path());
+    let missing: u64 = contents.gaps.iter().filter_map(|(gap, _)| gap.records).sum();
+    assert!(contents.gaps.iter().all(|(_, is_torn)| *is_torn), "{:?}", contents.gaps);
+    assert_eq!((missing, missing > 0), (recovered.torn, true));
+    assert_eq!(contents.ordinals.len() as u64 + missing, contents.ordinals.last().expect("records") + 1);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 mod reader;
 mod segment;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use tallylight_proto::layout;
@@ -140,15 +141,31 @@ pub enum LogError {
 
 /// The bases of all segments, in order. A folder that does not exist has none.
 pub fn bases(folder: &Path) -> Result<Vec<u64>, StorageError> {
+    Ok(in_order(&names(folder)?, layout::segment_base))
+}
+
+/// The same, but for those behind one that has no name: a power cut took it, since they are begun in their order, and the
+/// collector gives it back when it is started. Says which one that is.
+fn bases_up_to_a_lost_name(folder: &Path) -> Result<(Vec<u64>, Option<u64>), StorageError> {
+    let names = names(folder)?;
+    let mut bases = in_order(&names, layout::segment_base);
+    let new = in_order(&names, layout::new_segment_base);
+    let lost = new.into_iter().find(|base| !bases.contains(base) && bases.last().is_some_and(|last| base < last));
+    bases.retain(|base| lost.is_none_or(|lost| *base < lost));
+    Ok((bases, lost))
+}
+
+fn names(folder: &Path) -> Result<Vec<OsString>, StorageError> {
     match storage::list(folder) {
-        Ok(names) => {
-            let mut bases: Vec<u64> = names.iter().filter_map(|name| layout::segment_base(name.to_str()?)).collect();
-            bases.sort_unstable();
-            Ok(bases)
-        }
         Err(error) if error.is_not_found() => Ok(Vec::new()),
-        Err(error) => Err(error),
+        names => names,
     }
+}
+
+fn in_order(names: &[OsString], base: impl Fn(&str) -> Option<u64>) -> Vec<u64> {
+    let mut bases: Vec<u64> = names.iter().filter_map(|name| base(name.to_str()?)).collect();
+    bases.sort_unstable();
+    bases
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tallylight_proto::segment::{
 };
 
 use super::segment::{SegmentFile, end_mark};
-use super::{Cause, Item, LogError, Lost, Place, bases};
+use super::{Cause, Item, LogError, Lost, Place, bases, bases_up_to_a_lost_name};
 use crate::lock;
 use crate::storage::{self, StorageError};
 
@@ -103,7 +103,11 @@ impl Reader {
         self.current = None;
         self.unsynced = None;
         self.is_ahead_of_syncs = false;
-        self.bases = bases(&self.folder)?;
+        let lost_name;
+        (self.bases, lost_name) = bases_up_to_a_lost_name(&self.folder)?;
+        if let Some(base) = lost_name.filter(|_| !lock::is_held(&self.collector_lock)) {
+            tracing::warn!(base, "a segment has lost its name: the log is read on when the collector has been started");
+        }
         Ok(())
     }
 

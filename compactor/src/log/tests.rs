@@ -222,6 +222,23 @@ fn where_a_header_has_lost_its_first_ordinal_the_record_behind_it_has_it() {
 }
 
 #[test]
+fn the_log_ends_before_a_segment_that_has_lost_its_name() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.next_segment(START);
+    let (lost, without) = (log.path(), folder.path().join(layout::LOG).join(layout::new_segment(log.base())));
+    log.next_segment(START);
+    log.commit();
+    std::fs::rename(&lost, &without).unwrap();
+    let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
+    assert_eq!(read(&mut reader).unwrap(), (2, vec![]));
+    // the collector gives it back
+    std::fs::rename(&without, &lost).unwrap();
+    assert_eq!(read(&mut reader).unwrap(), (2, vec![]));
+}
+
+#[test]
 fn a_hole_with_nothing_behind_it_is_looked_at_again() {
     let folder = testlog::folder();
     let mut log = TestLog::new(folder.path(), 1 << 20);
