@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use tallylight_host::disk;
 use tallylight_proto::segment::{HEADER_LEN, Header, Mark, MarkKind, SECTOR_LEN, UNKNOWN_ORDINAL};
 
 use super::*;
@@ -230,11 +231,11 @@ fn the_log_ends_before_a_segment_that_has_lost_its_name() {
     let (lost, without) = (log.path(), folder.path().join(layout::LOG).join(layout::new_segment(log.base())));
     log.next_segment(START);
     log.commit();
-    std::fs::rename(&lost, &without).unwrap();
+    disk::rename(&lost, &without).unwrap();
     let mut reader = Reader::new(folder.path(), Purpose::Cover, None);
     assert_eq!(read(&mut reader).unwrap(), (2, vec![]));
     // the collector gives it back
-    std::fs::rename(&without, &lost).unwrap();
+    disk::rename(&without, &lost).unwrap();
     assert_eq!(read(&mut reader).unwrap(), (2, vec![]));
 }
 
