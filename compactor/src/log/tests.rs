@@ -223,6 +223,22 @@ fn where_a_header_has_lost_its_first_ordinal_the_record_behind_it_has_it() {
 }
 
 #[test]
+fn who_looks_on_does_not_call_lost_what_the_collector_has_yet_to_write() {
+    let folder = testlog::folder();
+    let collector = crate::lock::Lock::take(&folder.path().join("lock")).unwrap();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    log.commit();
+    log.event(&event(2, 0));
+    log.begin_next(START);
+    let look = || read(&mut Reader::new(folder.path(), Purpose::Look, None)).unwrap();
+    assert_eq!(look(), (2, vec![]));
+    drop(collector);
+    let (records, lost) = look();
+    assert_eq!((records, lost.len()), (3, 1), "{lost:?}");
+}
+
+#[test]
 fn the_log_ends_before_a_segment_that_has_lost_its_name() {
     let folder = testlog::folder();
     let mut log = TestLog::new(folder.path(), 1 << 20);
