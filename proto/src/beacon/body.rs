@@ -103,14 +103,15 @@ pub struct Entries<'a> {
     /// How many were judged or given up.
     next: usize,
     rest: Rest<'a>,
+    /// What the event says that is read, if the body is one object from the beginning.
+    fields: Fields<'a>,
     judged: Judged,
 }
 
 /// What is yet to be judged.
-#[expect(clippy::large_enum_variant, reason = "most bodies are the large one, and each has one of it")]
 enum Rest<'a> {
     Nothing,
-    Object(Result<Fields<'a>, Detail>),
+    Object(Result<(), Detail>),
     Ping,
     Query,
     Array(std::vec::IntoIter<&'a RawValue>),
@@ -143,11 +144,13 @@ impl<'a> Entries<'a> {
             len: events,
             next: events,
             rest: Rest::Nothing,
+            fields: Fields::default(),
             judged: Judged::whole(events, Err(detail.into())),
         };
-        let (len, rest) = match Kind::of(&body, bytes) {
+        let mut fields = Fields::default();
+        let (len, rest) = match Kind::of(&body, bytes, &mut fields) {
             Kind::Multipart => return refused(1, Detail::Multipart),
-            Kind::Object(fields) => (1, Rest::Object(fields)),
+            Kind::Object(read) => (1, Rest::Object(read)),
             Kind::Ping => (1, Rest::Ping),
             Kind::Query => (1, Rest::Query),
             Kind::Array => match array(bytes) {
@@ -160,7 +163,7 @@ impl<'a> Entries<'a> {
         if len > MAX_EVENTS {
             return refused(len, Detail::TooMany { events: len });
         }
-        Self { body, len, next: 0, rest, judged: Judged::default() }
+        Self { body, len, next: 0, rest, fields, judged: Judged::default() }
     }
 
     /// The body.
@@ -183,21 +186,24 @@ impl<'a> Entries<'a> {
         sink: &mut dyn FnMut(&Event<'_>) -> Result<(), Detail>,
     ) -> bool {
         let body = self.body;
-        let url = Fields::of_query(body.query.as_bytes());
-        let mut out = Out { url: &url, context, new_id, sink };
+        let url = Some(body.query).filter(|query| !query.is_empty()).map(|query| Fields::of_query(query.as_bytes()));
+        let mut out = Out { url: url.as_ref(), context, new_id, sink };
         let one = match &mut self.rest {
             Rest::Array(_) | Rest::Lines(_) => return self.judge_some(piece, &mut out),
             rest => std::mem::replace(rest, Rest::Nothing),
         };
+        let mut fields = std::mem::take(&mut self.fields);
         let one = match one {
             Rest::Nothing | Rest::Array(_) | Rest::Lines(_) => return false,
-            Rest::Object(fields) => fields.and_then(|fields| out.give(fields, DEFAULT_EVENT, 0)),
-            Rest::Query => out.give(Fields::of_query(trim(body.bytes)), DEFAULT_EVENT, 0),
+            Rest::Object(read) => read.and_then(|()| out.give(&mut fields, DEFAULT_EVENT, 0)),
+            Rest::Query => {
+                fields = Fields::of_query(trim(body.bytes));
+                out.give(&mut fields, DEFAULT_EVENT, 0)
+            }
             Rest::Ping => {
-                let mut fields = Fields::default();
                 fields.put_known(Key::Page, body.ping_from);
                 fields.put_known(Key::Target, body.ping_to);
-                out.give(fields, PING_EVENT, 0)
+                out.give(&mut fields, PING_EVENT, 0)
             }
         };
         self.end(Judged::whole(1, one.map_err(Reject::from)))
@@ -211,7 +217,9 @@ impl<'a> Entries<'a> {
                     let Some(entry) = entries.next() else {
                         return self.end(Judged::whole(self.len, Ok(())));
                     };
-                    let given = object::fields(entry.get()).and_then(|f| out.give(f, DEFAULT_EVENT, self.next));
+                    let mut fields = Fields::default();
+                    let read = object::read(entry.get(), &mut fields);
+                    let given = read.and_then(|()| out.give(&mut fields, DEFAULT_EVENT, self.next));
                     if let Err(detail) = given {
                         let reject = Reject { place: Place::Entry(self.next + 1), detail };
                         return self.end(Judged::whole(self.len, Err(reject)));
@@ -223,7 +231,9 @@ impl<'a> Entries<'a> {
                         self.rest = Rest::Nothing;
                         return false;
                     };
-                    match line_fields(line).and_then(|fields| out.give(fields, DEFAULT_EVENT, self.next)) {
+                    let mut fields = Fields::default();
+                    let read = read_line(line, &mut fields);
+                    match read.and_then(|()| out.give(&mut fields, DEFAULT_EVENT, self.next)) {
                         Ok(()) => self.judged.taken += 1,
                         Err(detail) => self.judged.refuse(1, Reject { place: Place::Line(index + 1), detail }),
                     }
@@ -250,30 +260,30 @@ impl<'a> Entries<'a> {
 }
 
 /// What a body is, see above.
-#[expect(clippy::large_enum_variant, reason = "most bodies are the large one, and none is kept")]
-enum Kind<'a> {
+enum Kind {
     Multipart,
     Array,
-    /// With what it says, since only whoever has read all of it knows that it is one.
-    Object(Result<Fields<'a>, Detail>),
+    /// It was read, since only whoever has read all of it knows that it is one.
+    Object(Result<(), Detail>),
     Ping,
     Query,
     Lines,
 }
 
-impl<'a> Kind<'a> {
-    /// `bytes` are those of the body, trimmed.
-    fn of(body: &Body<'a>, bytes: &'a [u8]) -> Self {
+impl Kind {
+    /// `bytes` are those of the body, trimmed. What an object says is put into the fields; otherwise they say nothing.
+    fn of<'a>(body: &Body<'a>, bytes: &'a [u8], fields: &mut Fields<'a>) -> Self {
         let media_type = body.content_type.split(';').next().unwrap_or_default().trim_ascii();
         if media_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
             return Self::Multipart;
         }
         if bytes.first() == Some(&b'{') {
-            let fields = fields_of(bytes);
+            let read = read_object(bytes, fields);
             // what is wrong may be that it is no object: the first line of many, or something that only begins like one
-            if !matches!(fields, Err(Detail::Json { .. } | Detail::NotUtf8)) || is_json(bytes) {
-                return Self::Object(fields);
+            if !matches!(read, Err(Detail::Json { .. } | Detail::NotUtf8)) || is_json(bytes) {
+                return Self::Object(read);
             }
+            *fields = Fields::default();
         }
         match bytes.first() {
             Some(b'[') => Self::Array,
@@ -285,8 +295,8 @@ impl<'a> Kind<'a> {
     }
 }
 
-fn fields_of(bytes: &[u8]) -> Result<Fields<'_>, Detail> {
-    object::fields(from_utf8(bytes).map_err(|_| Detail::NotUtf8)?)
+fn read_object<'a>(bytes: &'a [u8], fields: &mut Fields<'a>) -> Result<(), Detail> {
+    object::read(from_utf8(bytes).map_err(|_| Detail::NotUtf8)?, fields)
 }
 
 /// Whether it is JSON and nothing else, but for bytes that are not UTF-8: those must not make lines of a whole object.
@@ -296,7 +306,8 @@ fn is_json(bytes: &[u8]) -> bool {
 
 /// Where the events go, and what is the same for all of them.
 struct Out<'a, 's> {
-    url: &'a Fields<'a>,
+    /// What the URL says, if anything.
+    url: Option<&'a Fields<'a>>,
     context: &'a Context<'a>,
     new_id: &'s mut dyn FnMut() -> Id,
     sink: &'s mut dyn FnMut(&Event<'_>) -> Result<(), Detail>,
@@ -304,14 +315,19 @@ struct Out<'a, 's> {
 
 impl<'a> Out<'a, '_> {
     /// `place` is where it stands among the body's entries, which are no more than [`MAX_EVENTS`].
-    fn give<'e>(&mut self, mut fields: Fields<'e>, name: &'e str, place: usize) -> Result<(), Detail>
+    fn give<'e>(&mut self, fields: &mut Fields<'e>, name: &'e str, place: usize) -> Result<(), Detail>
     where
         'a: 'e,
     {
-        fields.add_missing(self.url);
+        if let Some(url) = self.url {
+            fields.add_missing(url);
+        }
         let place = u16::try_from(place).unwrap_or(u16::MAX);
-        let event = fields.into_event(name, place, self.context, self.new_id)?;
-        (self.sink)(&event)
+        // looked at where it is made: it is large
+        match fields.take_event(name, place, self.context, self.new_id) {
+            Ok(ref event) => (self.sink)(event),
+            Err(detail) => Err(detail),
+        }
     }
 }
 
@@ -335,12 +351,13 @@ fn is_line((_, line): &(usize, &[u8])) -> bool {
     !line.trim_ascii().is_empty()
 }
 
-fn line_fields(line: &[u8]) -> Result<Fields<'_>, Detail> {
+fn read_line<'a>(line: &'a [u8], fields: &mut Fields<'a>) -> Result<(), Detail> {
     match line.first() {
-        Some(b'{') => fields_of(line),
-        _ if line.contains(&b'=') => Ok(Fields::of_query(line)),
-        _ => Err(Detail::NotALine),
+        Some(b'{') => return read_object(line, fields),
+        _ if line.contains(&b'=') => *fields = Fields::of_query(line),
+        _ => return Err(Detail::NotALine),
     }
+    Ok(())
 }
 
 /// Whether a body has nothing in it. Of a POST that is an event all the same, made of the URL's parameters.

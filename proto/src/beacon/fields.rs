@@ -78,6 +78,7 @@ const PROP_BYTES: usize = 8;
 
 /// The texts of one event. An empty one is missing.
 #[derive(Default)]
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct Fields<'a> {
     known: [Cow<'a, str>; Key::NAMES.len()],
     props: Props<'a>,
@@ -127,15 +128,17 @@ impl<'a> Fields<'a> {
         self.props.add_missing(&defaults.props);
     }
 
-    /// Checks them and makes the event. `name` is its name if it says none, `place` its place in the body.
-    pub(super) fn into_event(
-        self,
+    /// Checks them and makes the event, which leaves nothing in them. `name` is its name if it says none, `place` its place in
+    /// the body.
+    pub(super) fn take_event(
+        &mut self,
         name: &'a str,
         place: u16,
         context: &Context<'a>,
         new_id: &mut dyn FnMut() -> Id,
     ) -> Result<Event<'a>, Detail> {
-        let [site, event, target, page, item, placement, visitor, value, id, age, lost, ua] = self.known;
+        let [site, event, target, page, item, placement, visitor, value, id, age, lost, ua] =
+            self.known.each_mut().map(std::mem::take);
         let page = or(page, context.referer);
         let origin = context.number.map(|number| Origin { number, place, is_last: false });
         let event = Event {
@@ -154,7 +157,7 @@ impl<'a> Fields<'a> {
             value: if value.is_empty() { None } else { Some(number::value(&value)?) },
             lost: if lost.is_empty() { 0 } else { number::lost(&lost)? },
             origin,
-            props: self.props.into_list(),
+            props: std::mem::take(&mut self.props).into_list(),
             id: match (id_of(&id)?, context.number) {
                 (Some(uuid), _) => Id { uuid, made_here: false },
                 // its copies get the same one

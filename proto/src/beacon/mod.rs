@@ -16,6 +16,7 @@ mod fields;
 mod number;
 mod object;
 mod page;
+mod plain;
 mod props;
 mod query;
 #[cfg(test)]
@@ -88,8 +89,8 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// If it says what no event has.
-    pub fn into_event(self, context: &Context<'a>, new_id: &mut dyn FnMut() -> Id) -> Result<Event<'a>, Reject> {
-        Ok(self.0.into_event(DEFAULT_EVENT, 0, context, new_id)?)
+    pub fn into_event(mut self, context: &Context<'a>, new_id: &mut dyn FnMut() -> Id) -> Result<Event<'a>, Reject> {
+        Ok(self.0.take_event(DEFAULT_EVENT, 0, context, new_id)?)
     }
 }
 
@@ -118,5 +119,5 @@ pub fn from_link<'a>(
             fields.put_known(key, value);
         }
     }
-    Ok(fields.into_event(PING_EVENT, 0, context, new_id)?)
+    Ok(fields.take_event(PING_EVENT, 0, context, new_id)?)
 }

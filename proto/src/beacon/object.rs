@@ -18,18 +18,22 @@ use serde_json::value::RawValue;
 
 use super::fault::Detail;
 use super::fields::{Fields, Name};
+use super::plain;
 
-/// Reads one JSON object and nothing behind it.
-pub(super) fn fields(text: &str) -> Result<Fields<'_>, Detail> {
+/// Reads one JSON object and nothing behind it, into fields that say nothing yet. After an error they say anything.
+pub(super) fn read<'a>(text: &'a str, fields: &mut Fields<'a>) -> Result<(), Detail> {
     if !text.starts_with('{') {
         return Err(Detail::NotAnObject);
     }
-    let mut fields = Fields::default();
+    if plain::read(text, fields).is_some() {
+        return Ok(());
+    }
+    *fields = Fields::default();
     let mut fault = None;
     let mut json = Deserializer::from_str(text);
-    let read = json.deserialize_map(Members { fields: &mut fields, fault: &mut fault }).and_then(|()| json.end());
+    let read = json.deserialize_map(Members { fields, fault: &mut fault }).and_then(|()| json.end());
     read.map_err(|error| Detail::Json { error })?;
-    fault.map_or(Ok(fields), Err)
+    fault.map_or(Ok(()), Err)
 }
 
 /// Puts the members of an object where they belong.
@@ -149,6 +153,11 @@ mod tests {
     fn half_an_emoji_does_not_cost_the_event() {
         let text = unquote(r#""a\ud83d""#).expect("a string");
         assert!(text.starts_with('a') && text.ends_with('\u{fffd}'), "{text}");
+    }
+
+    fn fields(text: &str) -> Result<Fields<'_>, Detail> {
+        let mut fields = Fields::default();
+        read(text, &mut fields).map(|()| fields)
     }
 
     #[test]

@@ -10,6 +10,7 @@ const FEW: usize = 16;
 
 /// The properties of one event while it is read.
 #[derive(Default)]
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(super) struct Props<'a> {
     /// `None` where the last word about a key was that it has no value.
     list: Vec<(Cow<'a, str>, Option<Cow<'a, str>>)>,
