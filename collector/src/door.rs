@@ -188,11 +188,11 @@ impl Door {
             while self.judge_piece(&mut opened, context) {}
             return self.close_body(opened, context.front, level);
         }
-        let mut batch = self.batch.take();
+        let mut batch = self.batch.borrow_mut();
         let (first, start) = (batch.len(), batch.bytes());
         self.judge(&mut entries, Piece::ALL, context, &mut within_bounds(&mut batch, start));
         let judged = entries.into_judged();
-        self.batch.replace(batch);
+        drop(batch);
         let posted = self.settle(judged, context.front, |batch, _| {
             let (sender, ack) = oneshot::channel();
             batch.ack_since(first, level, sender);
@@ -203,10 +203,10 @@ impl Door {
     }
 
     /// A datagram, which nobody waits for. The context has its number, if it has one; whether that came before is for
-    /// the log to say.
+    /// the log to say. Whoever has given some flushes if that is due.
     pub fn datagram(&self, bytes: &[u8], context: &Context<'_>) {
         let shed = self.would_shed();
-        let mut batch = self.batch.take();
+        let mut batch = self.batch.borrow_mut();
         let here = batch.here();
         let judged = if beacon::is_blank(bytes) {
             Judged::blank()
@@ -222,14 +222,16 @@ impl Door {
             batch.back_to(here);
         }
         batch.datagram(here, context.number, &judged, shed);
-        self.batch.replace(batch);
-        self.flush_if_due();
+        let is_full = is_full(&batch);
+        drop(batch);
+        if is_full {
+            self.flush();
+        }
     }
 
-    /// A framed datagram that says only how far its source has got.
+    /// A framed datagram that says only how far its source has got. As with any other, see [`Self::datagram`].
     pub fn heartbeat(&self, number: Number) {
         self.batch.borrow_mut().heartbeat(number);
-        self.flush_if_due();
     }
 
     /// A datagram that is not looked into.
@@ -299,7 +301,7 @@ impl Door {
     pub fn flush_if_due_at(&self, now: Instant) {
         let batch = self.batch.borrow();
         let is_old = |opened| now.saturating_duration_since(opened) >= BATCH_AGE;
-        let is_due = batch.weight() >= BATCH_BYTES || batch.opened().is_some_and(is_old);
+        let is_due = is_full(&batch) || batch.opened().is_some_and(is_old);
         drop(batch);
         if is_due {
             self.flush();
@@ -362,6 +364,10 @@ impl Door {
         self.sites.refresh();
         if self.sites.get().contains(&event.site) { Ok(()) } else { Err(Detail::Site) }
     }
+}
+
+fn is_full(batch: &Batch) -> bool {
+    batch.weight() >= BATCH_BYTES
 }
 
 /// Pushes events as long as their records are no more than a body may become: each repeats what the headers say, so a

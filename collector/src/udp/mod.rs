@@ -209,6 +209,7 @@ impl UdpFront {
                 taken += 1;
             }
         }
+        self.shared.door.flush_if_due();
         taken
     }
 

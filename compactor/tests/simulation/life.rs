@@ -252,6 +252,7 @@ impl Life {
             for (sequence, bytes) in deliver {
                 let number = Some(Number { source, sequence });
                 collector.door.datagram(&bytes, &context(Front::Udp, &self.stage.world, number));
+                collector.door.flush_if_due();
             }
         })
     }
