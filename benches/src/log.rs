@@ -9,15 +9,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use crossbeam_channel::bounded;
-use tallylight_collector::log::{Appender, Batch, Level, Log, Options, storage};
+use tallylight_collector::log::{Appender, Batch, Level, Log, Options};
 use tallylight_proto::segment::{Framing, HEADER_LEN, framed_len};
-use tallylight_proto::{Event, layout, record};
+use tallylight_proto::{Event, record};
 use tokio::sync::oneshot;
 
 use crate::beacons::Beacons;
 use crate::compare::{Contender, compare, write_json};
+use crate::spares;
 
 const SEGMENT_SIZE: u64 = 256 << 20;
 const QUEUE_LEN: usize = 1024;
@@ -50,7 +51,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     let work = Work { events: &events, count: arguments.events, batch: usize::from(arguments.batch) };
 
     let fresh = OurLog::start(folder.path().join("fresh"), |finished, _| std::fs::remove_file(finished))?;
-    let recycled = OurLog::start(folder.path().join("recycled"), move_to_spare)?;
+    let recycled = OurLog::start(folder.path().join("recycled"), spares::keep)?;
     let buffered = WriteCalls { path: folder.path().join("buffered"), buffer: 64 << 10 };
     let each = WriteCalls { path: folder.path().join("each"), buffer: 0 };
     let mut contenders = [
@@ -107,7 +108,11 @@ impl OurLog {
     }
 
     fn contender<'a>(&'a self, name: &'static str, work: Work<'a>) -> Contender<'a> {
-        Contender { name, run: Box::new(move || self.append(work)), reset: Box::new(|| self.release()) }
+        Contender {
+            name,
+            run: Box::new(move || self.append(work)),
+            reset: Box::new(|| spares::recycle(&self.data, self.finish)),
+        }
     }
 
     fn append(&self, work: Work<'_>) -> Result<()> {
@@ -123,18 +128,6 @@ impl OurLog {
         send(&appender, last);
         receiver.blocking_recv()?.map_err(|shed| anyhow!("shed: {}", shed.label()))
     }
-
-    /// Plays the compactor: all segments but the newest are covered.
-    fn release(&self) -> Result<()> {
-        let folder = self.data.join(layout::LOG);
-        let mut names = storage::list(&folder)?;
-        names.retain(|name| layout::segment_base(name).is_some());
-        names.pop();
-        for name in names {
-            (self.finish)(&folder.join(&name), &folder.join(layout::SPARE).join(&name)).context(name)?;
-        }
-        Ok(())
-    }
 }
 
 /// Hands a batch to the log; a bench may wait where a front must shed.
@@ -143,10 +136,6 @@ pub fn send(appender: &Appender, mut batch: Batch) {
         batch = full;
         std::thread::yield_now();
     }
-}
-
-fn move_to_spare(finished: &Path, spare: &Path) -> std::io::Result<()> {
-    storage::rename(finished, spare).map_err(|error| error.source)
 }
 
 /// The obvious way: a file and `write(2)`.

@@ -14,6 +14,7 @@ mod machine;
 mod micro;
 mod peers;
 mod process;
+mod spares;
 mod udp;
 
 use clap::{Parser, Subcommand};

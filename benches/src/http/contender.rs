@@ -6,17 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::requests::Ask;
 use crate::peers::{Peers, fill};
 use crate::process::{self, Process};
+use crate::spares;
 
 /// How long one may take to start.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// Segments that are there to be used again, and how large each is: what one window needs.
-const SPARES: u64 = 8;
-const SPARE_LEN: usize = 64 << 20;
 
 /// A server, and what it is asked. The first one of a comparison is what the others are compared with.
 #[derive(Clone)]
@@ -76,8 +74,8 @@ impl Contender {
                 command.args(["--http", &http1.to_string(), "--udp", "off", "--workers", "1", "--data"]).arg(folder);
                 command.args(["--admin", &free()?.to_string()]);
                 if *is_recycled {
-                    make_spares(folder)?;
-                    command.args(["--segment-size", &SPARE_LEN.to_string()]);
+                    spares::make(folder)?;
+                    command.args(["--segment-size", &spares::LEN.to_string()]);
                 }
                 command
             }
@@ -93,20 +91,6 @@ impl Contender {
         }
         Ok(Running { http1, http2, process })
     }
-}
-
-/// Files as a compactor leaves them: full length, all space real, pages in memory.
-fn make_spares(folder: &Path) -> Result<()> {
-    use tallylight_proto::layout;
-    let spares = folder.join(layout::LOG).join(layout::SPARE);
-    std::fs::create_dir_all(&spares)?;
-    let bytes = vec![0x55; SPARE_LEN];
-    for n in 0..SPARES {
-        let mut file = std::fs::File::create(spares.join(layout::segment(n * SPARE_LEN as u64)))?;
-        file.write_all(&bytes).context("room for spare segments")?;
-        file.sync_all()?;
-    }
-    Ok(())
 }
 
 fn is_serving(to: SocketAddr) -> bool {

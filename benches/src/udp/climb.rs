@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::contender::{Contender, Output};
+use super::contender::{Contender, Output, Start};
 use super::load::{Load, Sent, Shape};
 use crate::process::{self, Process};
 
@@ -85,13 +85,13 @@ pub fn cost(climb: &[Step], pace: u32) -> Option<f64> {
 /// One run.
 pub fn run(contender: &Contender, shape: Shape, plan: &Plan<'_>, parent: &Path) -> Result<Vec<Step>> {
     let folder = tempfile::tempdir_in(parent)?;
-    let start = contender.start(folder.path())?;
+    let Start { command, port, output, flush, recycler: _recycler } = contender.start(folder.path())?;
     let log = folder.path().join("output");
     let climb = || -> Result<_> {
-        let mut process = Process::start(&start.command, &log)?;
-        process.wait_for_port(start.port)?;
-        let load = Load::new(start.port, shape, contender.is_framed)?;
-        let mut run = Run { load, process, output: start.output, flush: start.flush };
+        let mut process = Process::start(&command, &log)?;
+        process.wait_for_port(port)?;
+        let load = Load::new(port, shape, contender.is_framed)?;
+        let mut run = Run { load, process, output, flush };
         let steps = run.climb(plan)?;
         run.process.stop()?;
         Ok(steps)

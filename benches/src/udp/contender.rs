@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use super::load::Shape;
 use super::peers;
 use crate::peers::Peers;
+use crate::spares::{self, Recycler};
 
 /// What every receiver asks the kernel for.
 pub const RECEIVE_BUFFER: usize = 4 << 20;
@@ -31,7 +32,11 @@ pub struct Contender {
 
 #[derive(Clone)]
 enum Kind {
-    Collector(PathBuf),
+    Collector {
+        program: PathBuf,
+        /// Whether a compactor gives it segments back.
+        is_recycled: bool,
+    },
     Rsyslog(Peers),
     SyslogNg(Peers),
     Bare {
@@ -48,6 +53,8 @@ pub struct Start {
     pub output: Output,
     /// Makes it write what it still holds.
     pub flush: Option<Signal>,
+    /// What runs beside it.
+    pub recycler: Option<Recycler>,
 }
 
 /// What was received is counted here.
@@ -67,18 +74,21 @@ pub enum Output {
 /// All contenders that are there.
 pub fn all(shape: Shape, beside: &[PathBuf], root: &Path) -> Result<Vec<Contender>> {
     let mut all = Vec::new();
+    let recycled = |program: &Path| Kind::Collector { program: program.to_owned(), is_recycled: true };
     let mut add = |name: &str, is_framed, kind| all.push(Contender { name: name.to_owned(), is_framed, kind });
     let collector = std::env::current_exe()?.with_file_name("tallylight-collector");
     if takes_udp(&collector) {
-        add("Tallylight, plain", false, Kind::Collector(collector.clone()));
-        add("Tallylight, framed", true, Kind::Collector(collector));
+        add("Tallylight, plain", false, recycled(&collector));
+        add("Tallylight, framed", true, recycled(&collector));
+        let fresh = Kind::Collector { program: collector, is_recycled: false };
+        add("Tallylight, plain, fresh segments", false, fresh);
     } else {
         eprintln!("left out: {} (make build)", collector.display());
     }
     for collector in beside {
         ensure!(takes_udp(collector), "{} is no collector with --udp", collector.display());
-        add(&format!("{}, plain", collector.display()), false, Kind::Collector(collector.clone()));
-        add(&format!("{}, framed", collector.display()), true, Kind::Collector(collector.clone()));
+        add(&format!("{}, plain", collector.display()), false, recycled(collector));
+        add(&format!("{}, framed", collector.display()), true, recycled(collector));
     }
     if shape == Shape::Single {
         match Peers::find(root)? {
@@ -112,11 +122,16 @@ impl Contender {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string();
         let out = folder.join("out");
         let lines = Output::Lines { path: out.clone(), counted: (0, 0) };
+        let mut recycler = None;
         let (command, output) = match &self.kind {
-            Kind::Collector(program) => {
+            Kind::Collector { program, is_recycled } => {
                 let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
                 let mut command = Command::new(program);
                 command.args(["--http", "off", "--udp", &address, "--admin", &admin.to_string(), "--data"]).arg(folder);
+                if *is_recycled {
+                    recycler = Some(Recycler::start(folder)?);
+                    command.args(["--segment-size", &spares::LEN.to_string()]);
+                }
                 (command, Output::Metric(admin))
             }
             Kind::Rsyslog(unpacked) => (peers::rsyslog(unpacked, folder, port, &out)?, lines),
@@ -135,7 +150,7 @@ impl Contender {
             }
         };
         let flush = matches!(self.kind, Kind::Rsyslog(_)).then_some(Signal::HUP);
-        Ok(Start { command, port, output, flush })
+        Ok(Start { command, port, output, flush, recycler })
     }
 }
 

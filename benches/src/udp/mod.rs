@@ -34,7 +34,7 @@ pub struct Arguments {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "100000,200000,300000,400000,600000,800000,1600000,3200000,6400000"
+        default_value = "100000,200000,300000,400000,600000,800000,1200000,1600000,2000000,2400000,3200000,6400000"
     )]
     train_steps: Vec<u32>,
     /// The step whose CPU time is compared.
