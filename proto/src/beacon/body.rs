@@ -139,31 +139,37 @@ impl<'a> Entries<'a> {
     /// Looks what kind of body this is and counts its events.
     pub fn of(body: Body<'a>) -> Self {
         let bytes = trim(body.bytes);
-        let refused = |events: usize, detail: Detail| Self {
-            body,
-            len: events,
-            next: events,
-            rest: Rest::Nothing,
-            fields: Fields::default(),
-            judged: Judged::whole(events, Err(detail.into())),
-        };
-        let mut fields = Fields::default();
-        let (len, rest) = match Kind::of(&body, bytes, &mut fields) {
-            Kind::Multipart => return refused(1, Detail::Multipart),
-            Kind::Object(read) => (1, Rest::Object(read)),
-            Kind::Ping => (1, Rest::Ping),
-            Kind::Query => (1, Rest::Query),
+        // filled in where it is: it is large
+        let mut entries =
+            Self { body, len: 1, next: 0, rest: Rest::Nothing, fields: Fields::default(), judged: Judged::default() };
+        entries.rest = match Kind::of(&body, bytes, &mut entries.fields) {
+            Kind::Multipart => return entries.refused(1, Detail::Multipart),
+            Kind::Object(read) => Rest::Object(read),
+            Kind::Ping => Rest::Ping,
+            Kind::Query => Rest::Query,
             Kind::Array => match array(bytes) {
-                Ok(entries) if entries.is_empty() => return refused(1, Detail::NoEvents),
-                Ok(entries) => (entries.len(), Rest::Array(entries.into_iter())),
-                Err(detail) => return refused(1, detail),
+                Ok(found) if found.is_empty() => return entries.refused(1, Detail::NoEvents),
+                Ok(found) => {
+                    entries.len = found.len();
+                    Rest::Array(found.into_iter())
+                }
+                Err(detail) => return entries.refused(1, detail),
             },
-            Kind::Lines => (lines_of(bytes).filter(is_line).count(), Rest::Lines(lines_of(bytes))),
+            Kind::Lines => {
+                entries.len = lines_of(bytes).filter(is_line).count();
+                Rest::Lines(lines_of(bytes))
+            }
         };
-        if len > MAX_EVENTS {
-            return refused(len, Detail::TooMany { events: len });
+        match entries.len {
+            len if len > MAX_EVENTS => entries.refused(len, Detail::TooMany { events: len }),
+            _ => entries,
         }
-        Self { body, len, next: 0, rest, fields, judged: Judged::default() }
+    }
+
+    fn refused(mut self, events: usize, detail: Detail) -> Self {
+        self.len = events;
+        self.end(Judged::whole(events, Err(detail.into())));
+        self
     }
 
     /// The body.
@@ -248,6 +254,7 @@ impl<'a> Entries<'a> {
         self.next < self.len || matches!(self.rest, Rest::Array(_))
     }
 
+    /// Nothing is left of it.
     fn end(&mut self, judged: Judged) -> bool {
         (self.judged, self.next, self.rest) = (judged, self.len, Rest::Nothing);
         false
