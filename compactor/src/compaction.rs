@@ -1,8 +1,8 @@
 //! From the log to the outputs: read, judge, route to hours; publish; commit.
 //!
 //! ```text
-//!  Reader ──▶ index: first or duplicate? ──▶ crawler? ──▶ Hours ──publish──▶ index, events, hourly
-//!                                                            └────commit──▶ watermark ──▶ segments released
+//!  Reader ──▶ portions ──▶ index: first or duplicate? ──▶ crawler? ──▶ Hours ──publish──▶ index, events, hourly
+//!                                                                         └────commit──▶ watermark ──▶ segments released
 //! ```
 //!
 //! The rule: **what is published is a function of the log up to a position.** A commit names the furthest place
@@ -11,15 +11,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::{ControlFlow, Range};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{channel, sync_channel};
+use std::thread;
 use std::time::Instant;
 
 use tallylight_host::clock;
 use tallylight_proto::layout;
 use tallylight_proto::ledger::Ledger;
-use tallylight_proto::record::{self, EventView, Record, RecordError, Text};
-use tallylight_proto::segment::Framed;
+use tallylight_proto::record::{EventView, RecordError, Text};
 use tallylight_proto::time::{DAY_MS, Hour, Millis};
 use tallylight_service::{Bar, Watchdog};
 use thiserror::Error;
@@ -33,16 +35,19 @@ use crate::hourly::Hourly;
 use crate::hours::{Bounds, Due, HourError, Hours};
 use crate::index::{Index, IndexError, Limits, Verdict};
 use crate::ledger_check::LedgerCheck;
-use crate::log::{Item, LogError, Lost, Progress, Purpose, Reader};
+use crate::log::{LogError, Lost, Progress, Purpose, Reader};
 use crate::parquet_file::FileError;
+use crate::portion::{Gatherer, Other, Portion};
 use crate::rebuild::rebuild;
 use crate::release::Release;
 use crate::storage::{self, StorageError};
 
 /// The id index, in the compactor's folder.
 const INDEX: &str = "index";
-/// How many records are taken between two looks at the time.
-const RECORDS_A_LOOK: u32 = 4096;
+/// So many events are read and taken by one thread: fewer than that are not worth another one.
+const EVENTS_ALONE: usize = 4096;
+/// How many portions may be read ahead of what is taken.
+const PORTIONS_AHEAD: usize = 4;
 /// User agents whose verdict is kept: there are a few thousand in use.
 const USER_AGENTS: usize = 1 << 14;
 /// Longer ones are judged each time: those in use are not.
@@ -192,21 +197,30 @@ impl Compaction {
 
     /// Reads on: to the end, until there is enough to be published, until this time, or until told to stop.
     pub fn read(&mut self, until: Option<Instant>, stop: &AtomicBool) -> Result<Progress, CompactError> {
-        let sorter = &mut self.sorter;
-        let (watchdog, bar) = (&self.config.watchdog, &self.bar);
-        let mut taken = 0_u32;
-        let progress = self.reader.read(|item| {
-            bar.add(item.bytes());
-            sorter.take(item)?;
-            taken += 1;
-            let is_time = || {
-                watchdog.feed();
-                stop.load(Relaxed) || until.is_some_and(|until| clock::instant() >= until)
-            };
-            let is_enough = sorter.hours.is_full() || (taken.is_multiple_of(RECORDS_A_LOOK) && is_time());
-            Ok::<_, CompactError>(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        let Self { config, reader, sorter, bar, .. } = self;
+        let mut take = |portion: Portion| {
+            bar.add(portion.bytes);
+            config.watchdog.feed();
+            let emptied = sorter.take(portion)?;
+            let is_time = || stop.load(Relaxed) || until.is_some_and(|until| clock::instant() >= until);
+            Ok::<_, CompactError>((emptied, sorter.hours.is_full() || is_time()))
+        };
+        let (mut gatherer, mut events, mut is_enough) = (Gatherer::default(), 0, false);
+        let mut progress = reader.read(|item| {
+            if let Some(portion) = gatherer.take(item) {
+                events += portion.batch.len();
+                let emptied;
+                (emptied, is_enough) = take(portion)?;
+                gatherer.reuse(emptied);
+            }
+            let pauses = is_enough || events >= EVENTS_ALONE;
+            Ok::<_, CompactError>(if pauses { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        sorter.take_batch()?;
+        if progress == Progress::Paused && !is_enough {
+            progress = read_ahead(reader, gatherer, take)?;
+        } else {
+            take(gatherer.rest())?;
+        }
         sorter.hours.wait();
         if let Some((place, salt)) = self.reader.begun().filter(|_| self.snapshots.is_empty()) {
             let records_before = place.ordinal.unwrap_or(0);
@@ -318,10 +332,41 @@ impl Compaction {
     }
 }
 
+/// Reads on in a thread of its own while what was read is taken: to the end, or until `take` says that it is enough. That one
+/// is given back each batch, empty.
+fn read_ahead(
+    reader: &mut Reader,
+    mut gatherer: Gatherer,
+    mut take: impl FnMut(Portion) -> Result<(Batch, bool), CompactError>,
+) -> Result<Progress, CompactError> {
+    let (give, given) = sync_channel(PORTIONS_AHEAD);
+    let (give_back, emptied) = channel();
+    let is_enough = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reading = scope.spawn(move || -> Result<Progress, LogError> {
+            let progress = reader.read(|item| {
+                let Some(portion) = gatherer.take(item) else { return Ok::<_, LogError>(ControlFlow::Continue(())) };
+                emptied.try_iter().for_each(|batch| gatherer.reuse(batch));
+                // where nobody takes it any more, that has failed and is told there
+                let is_taken = give.send(portion).is_ok();
+                let goes_on = is_taken && !is_enough.load(Relaxed);
+                Ok(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            })?;
+            let _ = give.send(gatherer.rest());
+            Ok(progress)
+        });
+        for portion in given {
+            let (emptied, enough) = take(portion)?;
+            // none is needed where all is read
+            let _ = give_back.send(emptied);
+            is_enough.fetch_or(enough, Relaxed);
+        }
+        Ok(reading.join().unwrap_or_else(|panic| resume_unwind(panic))?)
+    })
+}
+
 /// Gives each record of the log its fate and its hour.
 struct Sorter {
-    /// Events that are not judged yet.
-    batch: Batch,
     index: Index,
     /// Positions of records that the index has judged in an earlier life, and that no commit covers: their rows may be nowhere.
     unproven: Range<u64>,
@@ -344,7 +389,6 @@ impl Sorter {
         let has_begun = from.is_some();
         let from = from.cloned().unwrap_or_default();
         Self {
-            batch: Batch::default(),
             index,
             unproven,
             has_begun,
@@ -363,39 +407,25 @@ impl Sorter {
         Snapshot { place, salt, counts: self.counts, log_time: self.log_time, ledger: self.ledger.clone() }
     }
 
-    fn take(&mut self, item: Item<'_>) -> Result<(), CompactError> {
-        if let Item::Record(framed) = &item
-            && !self.has_begun
-        {
+    /// Takes a portion of the log. Gives back its batch, or another, empty.
+    fn take(&mut self, portion: Portion) -> Result<Batch, CompactError> {
+        if let Some(ordinal) = portion.first_ordinal.filter(|_| !self.has_begun) {
             self.has_begun = true;
-            self.counts.records_before = framed.ordinal.saturating_sub(self.counts.ordinal());
+            self.counts.records_before = ordinal.saturating_sub(self.counts.ordinal());
         }
-        if let Item::Record(framed) = &item
-            && record::is_event(framed.payload)
-        {
-            match self.batch.push(framed) {
-                Err(error) => self.not_understood(framed.position, &error),
-                Ok(()) if self.batch.is_full() => self.take_batch()?,
-                Ok(()) => {}
-            }
-            return Ok(());
-        }
-        // what comes before it is counted before it
-        self.take_batch()?;
-        match item {
-            Item::Lost(lost) => self.lost(lost)?,
+        let emptied = self.take_batch(portion.batch)?;
+        match portion.then {
+            None => {}
+            Some(Other::Ledger { position, ledger }) => self.ledger(position, &ledger),
+            Some(Other::NotUnderstood { position, error }) => self.not_understood(position, &error),
+            Some(Other::Lost(lost)) => self.lost(lost)?,
             // the collector counts again from where it was set back to
-            Item::SetBack { records } => {
+            Some(Other::SetBack { records }) => {
                 self.counts.records_taken += records;
                 self.ledger = LedgerCheck::default();
             }
-            Item::Record(framed) => match record::decode(framed.payload) {
-                Ok(Record::Ledger(ledger)) => self.ledger(&framed, &ledger),
-                Ok(Record::Event(_)) => unreachable!("events are in batches"),
-                Err(error) => self.not_understood(framed.position, &error),
-            },
         }
-        Ok(())
+        Ok(emptied)
     }
 
     fn not_understood(&mut self, position: u64, error: &RecordError) {
@@ -406,12 +436,11 @@ impl Sorter {
         self.ledger.lost(1);
     }
 
-    /// Decides about the events that were gathered, and takes them into their hours.
-    fn take_batch(&mut self) -> Result<(), CompactError> {
-        if self.batch.is_empty() {
-            return Ok(());
+    /// Decides about events, and takes them into their hours.
+    fn take_batch(&mut self, mut batch: Batch) -> Result<Batch, CompactError> {
+        if batch.is_empty() {
+            return Ok(batch);
         }
-        let mut batch = std::mem::take(&mut self.batch);
         let judged = batch.events().filter(|(_, event)| !event.id().made_here);
         let ids: Vec<_> = judged.map(|(position, event)| (event.id().uuid, position, event.received_at())).collect();
         let mut verdicts = self.index.judge_all(&ids)?.into_iter();
@@ -422,8 +451,7 @@ impl Sorter {
             decisions.push(Decision { place: self.hours.place(Hour::of(event.event_at()))?, fate });
         }
         batch.decide(decisions, clock::instant());
-        self.batch = self.hours.take(batch);
-        Ok(())
+        Ok(self.hours.take(batch))
     }
 
     /// What becomes of an event, which is counted.
@@ -449,11 +477,11 @@ impl Sorter {
         fate
     }
 
-    fn ledger(&mut self, framed: &Framed<'_>, ledger: &Ledger) {
+    fn ledger(&mut self, position: u64, ledger: &Ledger) {
         self.log_time = ledger.at;
         if let Some(mismatch) = self.ledger.check(&ledger.counts) {
             self.mismatches += 1;
-            tracing::error!(position = framed.position, "the collector's ledger does not add up: {}", mismatch.text());
+            tracing::error!(position, "the collector's ledger does not add up: {}", mismatch.text());
         }
         let is_first = self.counts.ledgers == 0 && self.counts.records_before > 0;
         self.counts.ledgers += 1;

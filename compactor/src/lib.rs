@@ -35,6 +35,7 @@ pub mod lock;
 pub mod log;
 pub mod metrics;
 pub mod parquet_file;
+pub mod portion;
 pub mod rebuild;
 pub mod release;
 pub mod rows;

@@ -12,6 +12,7 @@ use tallylight_proto::segment::{HEADER_LEN, Mark, MarkKind};
 
 use super::*;
 use crate::groups::{Measures, OTHER};
+use crate::log::Item;
 use crate::storage::crash;
 use crate::testlog::{self, HOUR, MINUTE, START, TestLog, aged, crawled, event};
 
@@ -941,4 +942,68 @@ fn a_record_of_a_later_version_is_skipped_and_counted() {
     log.commit();
     let counts = once(&config).unwrap().counts();
     assert_eq!((counts.events().counted, counts.damaged), (1, 1));
+}
+
+/// A log that is much longer than what one thread reads, with all that may stand between events.
+fn long_log(data: &Path) {
+    let mut log = TestLog::new(data, 16 << 20);
+    for n in 0..3 * EVENTS_ALONE as u64 {
+        // each hundredth one is a copy of the one before
+        let id = tallylight_proto::Id {
+            uuid: uuid::Uuid::from_u128(u128::from(n - u64::from(n % 100 == 99)) << 80 | 1),
+            made_here: false,
+        };
+        log.event(&Event { id, ..event(n, 0) });
+        if n % 1000 == 0 {
+            log.ledger(START);
+        }
+        if n % 5000 == 4999 {
+            log.next_segment(START);
+        }
+    }
+    log.commit();
+}
+
+#[test]
+fn what_is_read_ahead_is_taken_in_its_order() {
+    let folders = [testlog::folder(), testlog::folder()];
+    let published = folders.each_ref().map(|folder| {
+        long_log(folder.path());
+        let second = folder.path().join(layout::LOG).join(layout::segment(16 << 20));
+        let mut bytes = std::fs::read(&second).unwrap();
+        bytes[HEADER_LEN + 1_000_000] ^= 1;
+        std::fs::write(second, bytes).unwrap();
+        let mut config = config(folder.path());
+        config.index_limits.head_copies = 3000;
+        let mut compaction = Compaction::open(config.clone()).unwrap();
+        compaction.look().unwrap();
+        // one reads all of it ahead, the other stops again and again, before there is anything to be ahead of
+        let until = (folder.path() == folders[1].path()).then(clock::instant);
+        while compaction.read(until, &AtomicBool::new(false)).unwrap() == Progress::Paused {}
+        compaction.publish(NOW, true).unwrap();
+        assert_eq!((compaction.ledger_mismatches(), compaction.counts().damaged), (0, 1));
+        published(&config)
+    });
+    assert_eq!(published[0].counts.events().duplicates, 3 * EVENTS_ALONE as u64 / 100);
+    assert_eq!(published[0], published[1]);
+}
+
+#[test]
+fn who_reads_ahead_ends_where_what_was_read_cannot_be_taken() {
+    let folder = testlog::folder();
+    long_log(folder.path());
+    let mut config = config(folder.path());
+    // each run of the index is some steps
+    config.index_limits.head_copies = 1000;
+    let mut failed = 0;
+    for steps in (10..).step_by(3) {
+        let (done, survived) = crash::after(steps, || once(&config));
+        if survived {
+            assert_eq!(done.unwrap().counts().damaged, 0);
+            break;
+        }
+        assert!(done.is_err(), "the disk has failed");
+        failed += 1;
+    }
+    assert!(failed > 5, "{failed}: some of them while it was read ahead");
 }
