@@ -100,7 +100,7 @@ pub struct Folders {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Running")]
 pub struct Running {
-    /// Compact what is in the log now, and end. This is the default.
+    /// Compact what is in the log now, once the collector has synced it, and end. This is the default.
     #[arg(long, global = true, conflicts_with = "follow", env = "TALLYLIGHT_ONCE", hide_env = true)]
     #[arg(value_parser = FalseyValueParser::new())]
     pub once: bool,
