@@ -490,7 +490,12 @@ impl Current {
             }
         }
         let end = self.scanner.next_mark();
-        let Some((gap, before)) = hole else { return Ok(Drained::ToEnd(end)) };
+        let Some((mut gap, before)) = hole else { return Ok(Drained::ToEnd(end)) };
+        // what lies behind the marks was searched, too, and is no part of it
+        let marked = end_mark(&self.page).length;
+        if gap.from < marked {
+            gap.to = gap.to.min(marked);
+        }
         // behind the records of a segment that nobody sealed lies what the file held before
         let is_nothing = self.page.sealed.is_none() && gap.records.is_none_or(|records| records == 0);
         if self.is_final || purpose == Purpose::Look {

@@ -239,6 +239,26 @@ fn who_looks_on_does_not_call_lost_what_the_collector_has_yet_to_write() {
 }
 
 #[test]
+fn what_recovery_called_torn_before_it_was_cut_short_is_torn() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    log.event(&event(1, 0));
+    let whole = log.length();
+    log.events([&event(2, 0), &event(3, 0)]);
+    log.commit();
+    log.patch(whole, &vec![0; usize::try_from(log.length() - whole).unwrap()]);
+    log.write_holes(&[(whole, log.length())]);
+    // a power cut has left nothing of the next one
+    log.begin_next(START);
+    log.write_header(UNKNOWN_ORDINAL);
+    log.patch(HEADER_LEN as u64, &vec![0; usize::try_from(log.length()).unwrap() - HEADER_LEN]);
+    MarkKind::ALL.iter().for_each(|kind| log.clear_mark(*kind));
+    let (records, lost) = read(&mut Reader::new(folder.path(), Purpose::Cover, None)).unwrap();
+    let lost: Vec<_> = lost.iter().map(|lost| (lost.position, lost.records, lost.cause)).collect();
+    assert_eq!((records, lost), (2, vec![(whole, 2, Cause::Torn)]));
+}
+
+#[test]
 fn the_log_ends_before_a_segment_that_has_lost_its_name() {
     let folder = testlog::folder();
     let mut log = TestLog::new(folder.path(), 1 << 20);
