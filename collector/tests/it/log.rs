@@ -72,6 +72,16 @@ fn send(log: &Log, numbers: std::ops::Range<u64>, level: Level) -> Result<(), Sh
     waiting.blocking_recv().expect("an answer")
 }
 
+/// A log as it was in its third segment.
+fn cut_in_the_third_segment() -> TempDir {
+    let data = tempfile::tempdir().expect("a folder");
+    let (log, _) = start(data.path());
+    send_three_segments(&log, data.path());
+    let cut = copy(data.path());
+    log.finish();
+    cut
+}
+
 /// Sends events until there are three segments, and says how many those are.
 fn send_three_segments(log: &Log, data: &Path) -> u64 {
     let mut sent = 0;
@@ -289,12 +299,7 @@ fn the_ledger_goes_on_after_lives_that_left_no_ledger_record() {
 
 #[test]
 fn what_a_power_cut_takes_around_a_change_of_segments_is_torn_not_damaged() {
-    let data = tempfile::tempdir().expect("a folder");
-    let (log, _) = start(data.path());
-    send_three_segments(&log, data.path());
-    let cut = copy(data.path());
-    log.finish();
-
+    let cut = cut_in_the_third_segment();
     let paths = segments(cut.path());
     let (mut left, page) = load(&paths[1]);
     MarkKind::ALL.into_iter().for_each(|kind| wipe(&mut left, kind));
@@ -404,12 +409,7 @@ fn a_begun_segment_that_has_lost_its_name_gets_it_back() {
 
 #[test]
 fn one_of_which_nothing_but_its_place_was_on_disk_gets_its_name_back_before_the_one_behind_it() {
-    let data = tempfile::tempdir().expect("a folder");
-    let (log, _) = start(data.path());
-    send_three_segments(&log, data.path());
-    let cut = copy(data.path());
-    log.finish();
-
+    let cut = cut_in_the_third_segment();
     let paths = segments(cut.path());
     let (_, page) = load(&paths[1]);
     let header = Header { first_ordinal: UNKNOWN_ORDINAL, ..page.header }.encode();
