@@ -132,11 +132,15 @@ impl<S> Sockets<S> {
 
 impl Sockets<TcpListener> {
     fn add(&mut self, addr: SocketAddr, wanted: &Wanted) -> io::Result<()> {
-        // a port that somebody else has, with SO_REUSEPORT too, would be shared with them without a word
-        drop(bind_tcp(addr, false, wanted.stall)?);
+        // A port that somebody else has, with SO_REUSEPORT too, would be shared with them without a word. It is not listened
+        // on for that: who connected just then would be reset.
+        drop(bind_tcp(addr, false)?);
         let mut addr = addr;
         for worker in &mut self.of_workers {
-            let listener = bind_tcp(addr, true, wanted.stall)?;
+            let socket = bind_tcp(addr, true)?;
+            prepare_tcp(&socket, wanted.stall)?;
+            socket.listen(BACKLOG)?;
+            let listener = TcpListener::from(socket);
             // port 0 is decided by the first
             addr = listener.local_addr()?;
             worker.push(listener);
@@ -206,7 +210,7 @@ impl Sockets<UdpSocket> {
     }
 }
 
-fn bind_tcp(addr: SocketAddr, is_one_of_many: bool, stall: Duration) -> io::Result<TcpListener> {
+fn bind_tcp(addr: SocketAddr, is_one_of_many: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(is_one_of_many)?;
@@ -215,9 +219,7 @@ fn bind_tcp(addr: SocketAddr, is_one_of_many: bool, stall: Duration) -> io::Resu
         socket.set_only_v6(true)?;
     }
     socket.bind(&addr.into())?;
-    prepare_tcp(&socket, stall)?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// What accepted connections inherit.

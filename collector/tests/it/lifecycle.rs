@@ -1,7 +1,7 @@
 //! How the collector starts and ends, and what its admin port says.
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -172,6 +172,20 @@ fn connections_that_wait_to_be_accepted_when_it_is_told_to_stop_are_answered() {
     let status = wait_for("its end", || fixture.collector.ended());
     assert!(status.success(), "{status}");
     assert_eq!(inspect(&fixture.collector.data).len(), 50);
+}
+
+#[test]
+fn who_connects_while_it_begins_to_listen_is_answered() {
+    let (folder, http) = (tempfile::tempdir().unwrap(), free_addr());
+    // who connects comes between any two calls where they take this long
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "inject=listen:delay_exit=100000", "--"]);
+    command.arg(collector_binary()).args(["--http", &http.to_string(), "--admin=127.0.0.1:0", "--udp=off"]);
+    command.args(["--workers=2", "--data"]).arg(folder.path().join("data"));
+    let _collector = Killed(command.spawn().unwrap());
+    let mut connection = wait_for("a connection", || Connection::open_from(Ipv4Addr::LOCALHOST, http).ok());
+    connection.send("GET /api/beacon?event=first HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(connection.reply().status, 200);
 }
 
 #[test]
