@@ -62,7 +62,8 @@ case ${1:-all} in
     merge)
         build
         mkdir -p "fuzz/corpus/$2"
-        "$(binary "$2")" -merge=1 -max_len=4096 -timeout=30 "fuzz/corpus/$2" "${@:3}"
+        # places are enough: with how often each is reached, a corpus grows by thousands
+        "$(binary "$2")" -set_cover_merge=1 -use_counters=0 -max_len=4096 -timeout=30 "fuzz/corpus/$2" "${@:3}"
         ;;
     *)
         echo "unknown: $1" >&2
