@@ -33,7 +33,7 @@ const BATCHES_TOGETHER: usize = 4;
 /// So often as many wait for it.
 const WAITING: usize = 3;
 /// So many hours' groups are encoded at a time. They are all in memory, some of them read again from their files.
-const HOURS_TOGETHER: usize = 4;
+const HOURS_TOGETHER: usize = 2;
 
 /// How much may be in memory.
 #[derive(Clone, Copy, Debug)]

@@ -92,10 +92,10 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// About 100 MiB in all.
+    /// About 70 MiB in all: pages that are not kept are in the kernel's cache for as long as that has room.
     fn default() -> Self {
         // the most that a table of 2^20 slots takes before it doubles
-        Self { head_copies: (1 << 20) / 4 * 3, cache_bytes: 64 << 20 }
+        Self { head_copies: (1 << 20) / 4 * 3, cache_bytes: 32 << 20 }
     }
 }
 

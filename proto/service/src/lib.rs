@@ -8,6 +8,7 @@
 //!  systemd ──▶ handed_over: sockets;  systemd: «ready», signs of life ──▶ systemd
 //!  the command line      ──▶ manual: completions, pages
 //!  long work             ──▶ bar      ──▶ stderr, if that is a terminal
+//!  malloc                ──▶ memory   one arena for all threads
 //! ```
 //!
 //! Nothing in here may stop or slow the program that it serves: a stderr that nobody reads costs log lines,
@@ -28,6 +29,7 @@ pub mod bar;
 pub mod handed_over;
 pub mod logging;
 pub mod manual;
+pub mod memory;
 pub mod process;
 pub mod recorder;
 pub mod systemd;
