@@ -366,7 +366,7 @@ impl Groups {
     }
 
     fn all(&self, columns: usize) -> impl Iterator<Item = Group<'_>> {
-        self.keys.iter().zip(&self.measures).map(move |(key, measures)| Group { key, columns, measures })
+        self.keys.list().iter().zip(&self.measures).map(move |(key, measures)| Group { key, columns, measures })
     }
 }
 

@@ -239,7 +239,8 @@ impl Hourly {
         let Some(place) = place.checked_sub(self.columns()) else {
             let mut keys = TextColumn::default();
             groups.iter().for_each(|group| keys.push(group.column(place)));
-            return encoder.texts(column, one, &keys.texts, &keys.numbers);
+            let (texts, numbers) = keys.parts();
+            return encoder.texts(column, one, texts, numbers);
         };
         let mut numbers = |number: fn(&Measures) -> i64| {
             encoder.numbers(column, one, &groups.iter().map(|group| number(group.measures)).collect::<Vec<_>>())

@@ -1,12 +1,12 @@
-//! Event rows that wait for their part, column by column as the part will have them: texts are numbered when they come,
-//! so that a row takes a hundred bytes whatever its texts are, and is encoded without a look at them.
+//! Event rows that wait for their part, column by column as the part will have them: texts that come again are numbered when
+//! they come, so that a row takes some hundred bytes, and is encoded without a look at them.
 
 use parquet::schema::types::SchemaDescriptor;
 use tallylight_proto::record::{self, Text};
 
 use crate::batch::{Fate, Taken};
 use crate::chunk::{Chunk, Encoder, Levels};
-use crate::texts::{TextColumn, Texts};
+use crate::texts::{TextColumn, TextList};
 
 /// The columns of text that events have, in the order of the file.
 pub const TEXTS: [&str; 10] =
@@ -56,6 +56,7 @@ impl Rows {
             }));
             column.push_all(&of_column);
         }
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
         for Taken { position, event, fate, .. } in events {
             self.ids.push(event.id().uuid.into_bytes());
             self.positions.push(i64::try_from(*position).expect("a log of 8 EiB"));
@@ -66,14 +67,15 @@ impl Rows {
             self.values.extend(value.map(|value| value.to_f64()));
             self.lost.push(event.lost().into());
             self.bots.push(*fate == Fate::Bot);
-            let before = self.keys.numbers.len();
+            let before = keys.len();
             for (key, value) in event.properties() {
-                self.keys.push(key);
-                self.property_values.push(value);
+                keys.push(key);
+                values.push(value);
             }
-            let properties = self.keys.numbers.len() - before;
-            self.properties.push(u32::try_from(properties).expect("a record is at most 256 KiB"));
+            self.properties.push(u32::try_from(keys.len() - before).expect("a record is at most 256 KiB"));
         }
+        self.keys.push_all(&keys);
+        self.property_values.push_all(&values);
     }
 
     /// How many there are.
@@ -88,8 +90,8 @@ impl Rows {
 
     /// How much memory they take, about.
     pub fn memory(&self) -> usize {
-        let texts = self.texts.iter().chain([&self.keys, &self.property_values]).map(|column| column.texts.memory());
-        self.len() * ROW_BYTES + self.keys.numbers.len() * PROPERTY_BYTES + texts.sum::<usize>()
+        let texts = self.texts.iter().chain([&self.keys, &self.property_values]).map(TextColumn::memory);
+        self.len() * ROW_BYTES + self.keys.len() * PROPERTY_BYTES + texts.sum::<usize>()
     }
 
     /// One of their columns, by its place in the schema.
@@ -102,7 +104,7 @@ impl Rows {
             2 => encoder.times(column, one, &self.event_at),
             3 => encoder.times(column, one, &self.received_at),
             FIRST_TEXT..=LAST_TEXT => {
-                let TextColumn { texts, numbers } = &self.texts[place - FIRST_TEXT];
+                let (texts, numbers) = self.texts[place - FIRST_TEXT].parts();
                 if place - FIRST_TEXT == IP {
                     encoder.texts(column, one, &shown_addresses(texts), numbers)
                 } else {
@@ -113,7 +115,7 @@ impl Rows {
             15 => encoder.numbers(column, one, &self.lost),
             16 => encoder.flags(column, &self.bots),
             17 | 18 => {
-                let TextColumn { texts, numbers } = if place == 17 { &self.keys } else { &self.property_values };
+                let (texts, numbers) = if place == 17 { self.keys.parts() } else { self.property_values.parts() };
                 encoder.texts(column, Levels::Repeated(&self.properties), texts, numbers)
             }
             _ => unreachable!("the schema has 19 columns"),
@@ -121,14 +123,10 @@ impl Rows {
     }
 }
 
-/// Addresses as they are written, under the numbers that their bytes have: writing one for each row would cost more than
-/// the rest of the row.
-fn shown_addresses(addresses: &Texts) -> Texts {
-    let mut shown = Texts::default();
-    for (number, bytes) in (0..).zip(addresses.iter()) {
-        let given = shown.number(shown_address(bytes).as_bytes());
-        debug_assert_eq!(given, number, "different addresses look different");
-    }
+/// Addresses as they are written, in the same order: those of a dictionary are written once.
+fn shown_addresses(addresses: &TextList) -> TextList {
+    let mut shown = TextList::default();
+    addresses.iter().for_each(|bytes| _ = shown.push(shown_address(bytes).as_bytes()));
     shown
 }
 

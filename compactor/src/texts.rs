@@ -8,6 +8,7 @@
 
 use std::hash::BuildHasher;
 use std::hint::black_box;
+use std::ops::Range;
 
 use foldhash::fast::RandomState;
 
@@ -26,7 +27,13 @@ pub struct Texts {
     /// A power of two of them, at least a quarter empty. A text is in the first empty one from where its hash says.
     slots: Vec<Slot>,
     hasher: RandomState,
-    /// All texts, one behind the other.
+    /// All of them, in the order of their numbers.
+    list: TextList,
+}
+
+/// Texts, one behind the other.
+#[derive(Clone, Debug, Default)]
+pub struct TextList {
     bytes: Vec<u8>,
     /// Where each of them ends.
     ends: Vec<u32>,
@@ -89,43 +96,21 @@ impl Texts {
                 *slot = self.slots[*hash as usize & mask];
             }
             // nor do these, of a text's first and last byte
-            let byte = |at: u32| self.bytes.get(at as usize).copied().unwrap_or(0);
+            let byte = |at: u32| self.list.bytes.get(at as usize).copied().unwrap_or(0);
             let ends = slots.iter().map(|slot| byte(slot.begin) ^ byte(slot.begin + slot.len.saturating_sub(1)));
             black_box(ends.fold(0, |all, byte| all ^ byte));
             numbers.extend(texts.iter().zip(hashes).map(|(text, hash)| self.find_hashed(text, hash)));
         }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
-    /// The text with a number that was given.
-    pub fn get(&self, number: u32) -> &[u8] {
-        let number = number as usize;
-        let from = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.bytes[from as usize..self.ends[number] as usize]
-    }
-
     /// All of them, in the order of their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        (0..).take(self.len()).map(|number| self.get(number))
-    }
-
-    /// The bytes of all of them.
-    pub fn total_len(&self) -> usize {
-        self.bytes.len()
+    pub fn list(&self) -> &TextList {
+        &self.list
     }
 
     /// What they take in memory, about.
     pub fn memory(&self) -> usize {
-        self.bytes.len() + self.ends.len() * TEXT_BYTES
+        self.list.bytes.len() + self.list.len() * TEXT_BYTES
     }
 
     fn hash(&self, text: &[u8]) -> u32 {
@@ -140,7 +125,7 @@ impl Texts {
             if slot.number == ABSENT {
                 return ABSENT;
             }
-            if slot.hash == hash && &self.bytes[slot.begin as usize..][..slot.len as usize] == text {
+            if slot.hash == hash && &self.list.bytes[slot.begin as usize..][..slot.len as usize] == text {
                 return slot.number;
             }
             at = (at + 1) & mask;
@@ -149,15 +134,12 @@ impl Texts {
 
     /// Adds a text that is not there.
     fn add(&mut self, text: &[u8], hash: u32) -> u32 {
-        if (self.ends.len() + 1) * 4 > self.slots.len() * 3 {
+        if (self.list.len() + 1) * 4 > self.slots.len() * 3 {
             self.grow();
         }
-        let number = u32::try_from(self.ends.len()).expect("memory ends before four billion texts");
-        let begin = u32::try_from(self.bytes.len()).expect("what is in memory is far below 4 GiB");
-        let len = u32::try_from(text.len()).expect("a record is at most 256 KiB");
-        self.bytes.extend_from_slice(text);
-        self.ends.push(begin + len);
-        self.place(Slot { hash, number, begin, len });
+        let number = u32::try_from(self.list.len()).expect("memory ends before four billion texts");
+        let Range { start: begin, end } = self.list.push(text);
+        self.place(Slot { hash, number, begin, len: end - begin });
         number
     }
 
@@ -180,24 +162,119 @@ impl Texts {
     }
 }
 
-/// A column of texts.
-#[derive(Clone, Debug, Default)]
-pub struct TextColumn {
-    /// Those that stand in it.
-    pub texts: Texts,
-    /// The number of each row's.
-    pub numbers: Vec<u32>,
+impl TextList {
+    /// Adds a text, and says where it stands.
+    pub fn push(&mut self, text: &[u8]) -> Range<u32> {
+        let end = |bytes: &Vec<u8>| u32::try_from(bytes.len()).expect("what is in memory is far below 4 GiB");
+        let begin = end(&self.bytes);
+        self.bytes.extend_from_slice(text);
+        self.ends.push(end(&self.bytes));
+        begin..end(&self.bytes)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The text with a number, counted from 0.
+    pub fn get(&self, number: u32) -> &[u8] {
+        let number = number as usize;
+        let from = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[from as usize..self.ends[number] as usize]
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..).take(self.len()).map(|number| self.get(number))
+    }
+}
+
+/// A column of texts: numbered where they come again, and as they come where most are new.
+///
+/// The rule: which of the two it is shows in its first [`LOOKED_AT`] texts, and depends on nothing else.
+#[derive(Clone, Debug)]
+pub enum TextColumn {
+    /// Different texts, and the number of each row's.
+    Numbered(Texts, Vec<u32>),
+    /// Each row's.
+    Plain(TextList),
+}
+
+/// So many tell whether texts come again. With fewer those of a part that come twice or thrice would all seem new.
+const LOOKED_AT: usize = 16 * 1024;
+
+impl Default for TextColumn {
+    fn default() -> Self {
+        Self::Numbered(Texts::default(), Vec::new())
+    }
 }
 
 impl TextColumn {
     /// Adds a row.
     pub fn push(&mut self, text: &[u8]) {
-        self.numbers.push(self.texts.number(text));
+        self.push_all(&[text]);
     }
 
     /// Adds many rows.
     pub fn push_all(&mut self, texts: &[&[u8]]) {
-        self.texts.number_all(texts, &mut self.numbers);
+        let undecided = LOOKED_AT.saturating_sub(self.len());
+        let (first, rest) = texts.split_at(undecided.min(texts.len()));
+        self.add(first);
+        if first.len() == undecided && undecided > 0 {
+            self.decide();
+        }
+        self.add(rest);
+    }
+
+    /// The texts and each row's number; without numbers each row has its own text.
+    pub fn parts(&self) -> (&TextList, Option<&[u32]>) {
+        match self {
+            Self::Numbered(texts, numbers) => (texts.list(), Some(numbers)),
+            Self::Plain(texts) => (texts, None),
+        }
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        let (texts, numbers) = self.parts();
+        numbers.map_or(texts.len(), <[u32]>::len)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What it takes in memory besides 4 bytes a row, about.
+    pub fn memory(&self) -> usize {
+        match self {
+            Self::Numbered(texts, _) => texts.memory(),
+            Self::Plain(texts) => texts.bytes.len(),
+        }
+    }
+
+    fn add(&mut self, added: &[&[u8]]) {
+        match self {
+            Self::Numbered(texts, numbers) => texts.number_all(added, numbers),
+            Self::Plain(texts) => added.iter().for_each(|text| _ = texts.push(text)),
+        }
+    }
+
+    /// What stands in a table in vain costs more than all else of its row.
+    fn decide(&mut self) {
+        let Self::Numbered(texts, numbers) = self else { return };
+        if texts.list.len() < LOOKED_AT / 8 * 7 {
+            return;
+        }
+        let mut plain = TextList::default();
+        numbers.iter().for_each(|number| _ = plain.push(texts.list.get(*number)));
+        *self = Self::Plain(plain);
     }
 }
 
@@ -226,8 +303,9 @@ mod tests {
                     texts => column.push_all(texts),
                 }
             }
-            assert!(column.numbers == expected, "{at_a_time} at a time");
-            assert!(column.texts.iter().eq(firsts.iter().copied()));
+            let (texts, numbers) = column.parts();
+            assert!(numbers == Some(&expected), "{at_a_time} at a time");
+            assert!(texts.iter().eq(firsts.iter().copied()));
         }
     }
 
@@ -239,6 +317,25 @@ mod tests {
         texts.number(b"b");
         texts.find_all(&[b"a", b"b", b"", b"bb"], &mut found);
         assert_eq!(found, [ABSENT, ABSENT, 1, 0, ABSENT]);
-        assert_eq!((texts.len(), texts.total_len(), texts.is_empty()), (2, 1, false));
+        assert_eq!((texts.list().len(), texts.list().is_empty()), (2, false));
+    }
+
+    #[test]
+    fn whether_texts_are_numbered_shows_in_the_first_ones_however_they_come() {
+        let rows = 3 * LOOKED_AT;
+        // of eight texts so many are new; behind the first ones all are, or none is
+        for (new, later_are_new, is_plain) in [(8, false, true), (7, true, true), (6, true, false), (0, true, false)] {
+            let is_new = |n: usize| if n < LOOKED_AT { n % 8 < new } else { later_are_new };
+            let all: Vec<String> = (0..rows).map(|n| (if is_new(n) { n + 1 } else { 0 }).to_string()).collect();
+            let all: Vec<&[u8]> = all.iter().map(String::as_bytes).collect();
+            for at_a_time in [1, 500, LOOKED_AT, rows] {
+                let mut column = TextColumn::default();
+                all.chunks(at_a_time).for_each(|texts| column.push_all(texts));
+                let (texts, numbers) = column.parts();
+                assert_eq!((column.len(), numbers.is_none()), (rows, is_plain), "{new}, {at_a_time} at a time");
+                let read = |row: u32| texts.get(numbers.map_or(row, |numbers| numbers[row as usize]));
+                assert!((0..).zip(&all).all(|(row, text)| read(row) == *text), "{new}, {at_a_time} at a time");
+            }
+        }
     }
 }

@@ -32,7 +32,7 @@ use parquet::schema::types::ColumnDescPtr;
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::compress_bound;
 
-use crate::texts::Texts;
+use crate::texts::TextList;
 
 /// Rows of a page.
 const PAGE_ROWS: usize = 64 * 1024;
@@ -78,8 +78,14 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// Texts by their numbers.
-    pub fn texts(&mut self, column: &ColumnDescPtr, levels: Levels<'_>, texts: &Texts, numbers: &[u32]) -> Chunk {
+    /// Texts by their numbers; without them, each text once and in this order.
+    pub fn texts(
+        &mut self,
+        column: &ColumnDescPtr,
+        levels: Levels<'_>,
+        texts: &TextList,
+        numbers: Option<&[u32]>,
+    ) -> Chunk {
         let statistics = |nulls| {
             let least = texts.iter().min().map(told_text);
             let greatest = texts.iter().max().map(told_text);
@@ -90,14 +96,18 @@ impl Encoder {
             put_length(text.len(), out);
             out.extend_from_slice(text);
         };
-        if is_worth_a_dictionary(texts.len(), numbers.len()) {
-            self.dictionary.clear();
-            texts.iter().for_each(|text| put(text, &mut self.dictionary));
-            self.by_dictionary(column, levels, texts.len(), numbers, statistics)
-        } else {
-            self.plain(column, levels, numbers.len(), statistics, |range, out| {
+        match numbers {
+            Some(numbers) if is_worth_a_dictionary(texts.len(), numbers.len()) => {
+                self.dictionary.clear();
+                texts.iter().for_each(|text| put(text, &mut self.dictionary));
+                self.by_dictionary(column, levels, texts.len(), numbers, statistics)
+            }
+            Some(numbers) => self.plain(column, levels, numbers.len(), statistics, |range, out| {
                 numbers[range].iter().for_each(|number| put(texts.get(*number), out));
-            })
+            }),
+            None => self.plain(column, levels, texts.len(), statistics, |range, out| {
+                texts.iter().skip(range.start).take(range.len()).for_each(|text| put(text, out));
+            }),
         }
     }
 

@@ -12,6 +12,7 @@ use parquet::schema::types::SchemaDescriptor;
 use proptest::prelude::*;
 
 use super::*;
+use crate::texts::{TextColumn, Texts};
 
 /// A file with one column, of this type, of a chunk made by `make`.
 fn file(field: &str, make: impl FnOnce(&mut Encoder, &ColumnDescPtr) -> Chunk) -> Bytes {
@@ -46,12 +47,15 @@ fn times(values: &[i64]) -> Vec<i64> {
 }
 
 fn texts(values: &[String]) -> Vec<String> {
-    let (mut texts, mut numbers) = (Texts::default(), Vec::new());
-    values.iter().for_each(|value| numbers.push(texts.number(value.as_bytes())));
-    let file = file("required binary a (STRING);", |encoder, column| {
-        encoder.texts(column, Levels::Required, &texts, &numbers)
-    });
+    let file = file("required binary a (STRING);", |encoder, column| texts_chunk(encoder, column, values));
     column(&file, |array| array.as_string::<i32>().iter().map(|text| text.unwrap().to_owned()).collect())
+}
+
+fn texts_chunk<T: AsRef<[u8]>>(encoder: &mut Encoder, column: &ColumnDescPtr, values: &[T]) -> Chunk {
+    let mut texts = TextColumn::default();
+    values.iter().for_each(|value| texts.push(value.as_ref()));
+    let (texts, numbers) = texts.parts();
+    encoder.texts(column, Levels::Required, texts, numbers)
 }
 
 fn flags(values: &[bool]) -> Vec<bool> {
@@ -98,7 +102,7 @@ proptest! {
             (0..counts.iter().sum()).map(|n: u32| texts.number((n % 7).to_string().as_bytes())).collect();
         let levels = Levels::Repeated(&counts);
         let list = "required group a (LIST) { repeated group list { required binary element (STRING); } }";
-        let file = file(list, |encoder, column| encoder.texts(column, levels, &texts, &numbers));
+        let file = file(list, |encoder, column| encoder.texts(column, levels, texts.list(), Some(&numbers)));
         let mut numbers = 0..;
         let expected: Vec<Vec<String>> =
             counts.iter().map(|count| numbers.by_ref().take(*count as usize).map(|n: u32| (n % 7).to_string()).collect()).collect();
@@ -129,7 +133,8 @@ fn columns_of_several_pages_read_back() {
     let mut texts = Texts::default();
     (0..5).for_each(|n| _ = texts.number(&[b'a' + n]));
     let list = "required group a (LIST) { repeated group list { required binary element (STRING); } }";
-    let file = file(list, |encoder, column| encoder.texts(column, Levels::Repeated(&counts), &texts, &numbers));
+    let file =
+        file(list, |encoder, column| encoder.texts(column, Levels::Repeated(&counts), texts.list(), Some(&numbers)));
     let lengths = column(&file, |array| array.as_list::<i32>().iter().map(|row| row.unwrap().len()).collect());
     assert_eq!(lengths, counts.iter().map(|count| *count as usize).collect::<Vec<_>>());
 }
@@ -142,11 +147,8 @@ fn differences_that_overflow_read_back() {
 
 #[test]
 fn a_chunk_tells_its_least_and_its_greatest_value() {
-    let file_of = |values: &[&str]| {
-        let (mut texts, mut numbers) = (Texts::default(), Vec::new());
-        values.iter().for_each(|value| numbers.push(texts.number(value.as_bytes())));
-        file("required binary a (STRING);", |encoder, column| encoder.texts(column, Levels::Required, &texts, &numbers))
-    };
+    let file_of =
+        |values: &[&str]| file("required binary a (STRING);", |encoder, column| texts_chunk(encoder, column, values));
     let told = statistics(&file_of(&["b", "é", "a", "b"]));
     assert_eq!((told.min_bytes_opt(), told.max_bytes_opt()), (Some(&b"a"[..]), Some("é".as_bytes())));
     let told = statistics(&file_of(&["b", &"x".repeat(STATISTICS_BYTES + 1)]));
