@@ -44,11 +44,19 @@ pub struct Bounds {
     pub pending_bytes: usize,
     /// Bytes of groups, over all hours, from which on hours are published and forgotten.
     pub group_bytes: usize,
+    /// How often open hours' aggregates are made again where room is made more often than that: each has all that is known
+    /// of its hour, however little is new.
+    pub shown_every: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { part_bytes: 32 << 20, pending_bytes: 64 << 20, group_bytes: 192 << 20 }
+        Self {
+            part_bytes: 32 << 20,
+            pending_bytes: 64 << 20,
+            group_bytes: 192 << 20,
+            shown_every: Duration::from_secs(10),
+        }
     }
 }
 
@@ -121,6 +129,8 @@ pub struct Hours {
     published: BTreeMap<Hour, u64>,
     /// Hours before this one were published when they closed: since then they change by amendment.
     closed: Option<Hour>,
+    /// When open hours' aggregates were last made.
+    shown_at: Instant,
     bounds: Bounds,
 }
 
@@ -176,6 +186,7 @@ impl Hours {
             last: None,
             published,
             closed: None,
+            shown_at: clock::instant(),
             bounds,
         }
     }
@@ -237,11 +248,12 @@ impl Hours {
         let large = if self.has_full_rows() { self.large(states) } else { usize::MAX };
         let kept_from = if self.has_full_groups() { self.kept_from(states) } else { Hour(i64::MIN) };
         // asked once for both outputs: time goes on between them
-        let is_gathered = |state: &State| due.all || state.hour < kept_from || state.is_gathered(due, self.bounds);
+        let is_gathered = |state: &State| due.all || state.hour < kept_from || state.is_gathered(due);
         let gathered: Vec<bool> = states.iter().map(is_gathered).collect();
         let mut parts = Vec::new();
         for (state, is_gathered) in states.iter_mut().zip(&gathered) {
-            let is_due = *is_gathered || state.pending.bytes() >= large;
+            // rows go once, and need not take along what is made anew of all that an hour has
+            let is_due = *is_gathered || state.pending.bytes() >= large.min(self.bounds.part_bytes);
             if state.pending.first_position().is_some() && is_due {
                 state.events_covered = state.pending.end();
                 open.pending_bytes.fetch_sub(state.pending.bytes(), Relaxed);
@@ -250,7 +262,11 @@ impl Hours {
         }
         self.events.write(&parts, before, |error| HourError::from(error).into())?;
         drop(parts);
-        self.publish_hourly(states, due, &gathered, needs_room)?;
+        let are_shown = !needs_room || clock::since(self.shown_at) >= self.bounds.shown_every;
+        self.publish_hourly(states, due, &gathered, are_shown)?;
+        if are_shown {
+            self.shown_at = clock::instant();
+        }
         self.forget(states, due, kept_from);
         self.closed = self.closed.max(due.complete_now);
         Ok(())
@@ -282,17 +298,15 @@ impl Hours {
         newest_first.iter().take_while(is_kept).last().map_or(Hour(i64::MAX), |(hour, _)| *hour)
     }
 
-    /// An open hour's aggregate is not made again each time that there must be room.
     fn publish_hourly(
         &mut self,
         states: &mut [State],
         due: Due,
         gathered: &[bool],
-        needs_room: bool,
+        are_shown: bool,
     ) -> Result<(), HourError> {
         let is_due = |(state, is_gathered): &(&mut State, &bool)| {
-            let shows = state.is_open(due) && !needs_room;
-            state.dirty_from.is_some() && (**is_gathered || shows)
+            state.dirty_from.is_some() && (**is_gathered || (are_shown && state.is_open(due)))
         };
         let mut due_now: Vec<_> = states.iter_mut().zip(gathered).filter(is_due).map(|(state, _)| state).collect();
         for states in due_now.chunks_mut(HOURS_TOGETHER) {
@@ -475,10 +489,8 @@ impl State {
     }
 
     /// Whether what waits has waited enough, or the hour closes.
-    fn is_gathered(&self, due: Due, bounds: Bounds) -> bool {
+    fn is_gathered(&self, due: Due) -> bool {
         let closes = !self.is_open(due) && due.complete_before.is_none_or(|complete| self.hour >= complete);
-        closes
-            || self.pending.bytes() >= bounds.part_bytes
-            || self.since.is_some_and(|since| clock::since(since) >= GATHER)
+        closes || self.since.is_some_and(|since| clock::since(since) >= GATHER)
     }
 }

@@ -252,7 +252,7 @@ impl Compactor<'_> {
             grace: millis(settings.output.grace),
             retain: millis(settings.output.retain),
             index_limits: Limits::default(),
-            bounds: Bounds::default(),
+            bounds: Bounds { shown_every: settings.running.every.duration(), ..Bounds::default() },
             hour_bytes: usize::try_from(settings.output.max_groups.bytes()).unwrap_or(usize::MAX),
             watchdog: self.watchdog.clone(),
             rows: true,

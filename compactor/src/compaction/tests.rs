@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -211,9 +212,9 @@ fn an_hours_bytes_do_not_depend_on_how_the_log_was_split_over_runs() {
 fn an_hours_bytes_do_not_depend_on_how_little_memory_there_is() {
     let reference = reference();
     let tight = [
-        Bounds { part_bytes: usize::MAX, pending_bytes: usize::MAX, group_bytes: 1000 },
-        Bounds { part_bytes: 500, pending_bytes: 3000, group_bytes: usize::MAX },
-        Bounds { part_bytes: 1, pending_bytes: 1, group_bytes: 1 },
+        Bounds { part_bytes: usize::MAX, pending_bytes: usize::MAX, group_bytes: 1000, ..Bounds::default() },
+        Bounds { part_bytes: 500, pending_bytes: 3000, group_bytes: usize::MAX, ..Bounds::default() },
+        Bounds { part_bytes: 1, pending_bytes: 1, group_bytes: 1, ..Bounds::default() },
     ];
     for bounds in tight {
         let folder = testlog::folder();
@@ -360,9 +361,24 @@ fn what_is_complete_changes_by_amendment_only_and_never_goes_back() {
 
 #[test]
 fn rows_that_need_room_go_alone_but_not_for_ever() {
+    rows_go_first(Bounds { pending_bytes: 1, shown_every: Duration::MAX, ..Bounds::default() }, u64::from(MOST_STEPS));
+}
+
+#[test]
+fn a_full_part_goes_alone_but_not_for_ever() {
+    let bounds = Bounds { part_bytes: 1, pending_bytes: 1, shown_every: Duration::MAX, ..Bounds::default() };
+    rows_go_first(bounds, u64::from(MOST_STEPS));
+}
+
+#[test]
+fn an_open_hour_is_shown_as_often_as_it_is_to_be_however_often_there_must_be_room() {
+    rows_go_first(Bounds { pending_bytes: 1, shown_every: Duration::ZERO, ..Bounds::default() }, 0);
+}
+
+/// Publishes an event at a time, of which only rows can be seen before so many were.
+fn rows_go_first(bounds: Bounds, steps: u64) {
     let folder = testlog::folder();
     let mut log = TestLog::new(folder.path(), 1 << 20);
-    let bounds = Bounds { pending_bytes: 1, ..Bounds::default() };
     let config = Config { bounds, ..config(folder.path()) };
     let mut compaction = Compaction::open(config.clone()).unwrap();
     let (events, hourly) = (Events::new(&config.out, "node-1"), Hourly::new(&config.out, "node-1", &config.by));
@@ -375,7 +391,7 @@ fn rows_that_need_room_go_alone_but_not_for_ever() {
         // the hour is open
         compaction.publish(START + MINUTE, false).unwrap();
         assert_eq!(rows(&events, hour).len() as u64, n);
-        let all = if n <= u64::from(MOST_STEPS) { 0 } else { n };
+        let all = if n <= steps { 0 } else { n };
         assert_eq!(compaction.commit().unwrap().snapshot.counts.events().counted, all);
         assert_eq!(hourly.covered(hour).unwrap().is_some(), all > 0);
     }
