@@ -238,7 +238,7 @@ impl Hourly {
         };
         let Some(place) = place.checked_sub(self.columns()) else {
             let mut keys = TextColumn::default();
-            groups.iter().for_each(|group| keys.push(group.column(place)));
+            keys.push_all(&groups.iter().map(|group| group.column(place)).collect::<Vec<_>>());
             let (texts, numbers) = keys.parts();
             return encoder.texts(column, one, texts, numbers);
         };

@@ -216,12 +216,7 @@ impl Default for TextColumn {
 }
 
 impl TextColumn {
-    /// Adds a row.
-    pub fn push(&mut self, text: &[u8]) {
-        self.push_all(&[text]);
-    }
-
-    /// Adds many rows.
+    /// Adds rows.
     pub fn push_all(&mut self, texts: &[&[u8]]) {
         let undecided = LOOKED_AT.saturating_sub(self.len());
         let (first, rest) = texts.split_at(undecided.min(texts.len()));
@@ -298,10 +293,7 @@ mod tests {
         for at_a_time in [1, 2, 31, 32, 33, 1_000, all.len()] {
             let mut column = TextColumn::default();
             for texts in all.chunks(at_a_time) {
-                match texts {
-                    [text] => column.push(text),
-                    texts => column.push_all(texts),
-                }
+                column.push_all(texts);
             }
             let (texts, numbers) = column.parts();
             assert!(numbers == Some(&expected), "{at_a_time} at a time");

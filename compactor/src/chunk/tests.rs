@@ -53,7 +53,7 @@ fn texts(values: &[String]) -> Vec<String> {
 
 fn texts_chunk<T: AsRef<[u8]>>(encoder: &mut Encoder, column: &ColumnDescPtr, values: &[T]) -> Chunk {
     let mut texts = TextColumn::default();
-    values.iter().for_each(|value| texts.push(value.as_ref()));
+    texts.push_all(&values.iter().map(AsRef::as_ref).collect::<Vec<_>>());
     let (texts, numbers) = texts.parts();
     encoder.texts(column, Levels::Required, texts, numbers)
 }
