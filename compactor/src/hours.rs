@@ -242,11 +242,11 @@ impl Hours {
     pub fn publish<E: From<HourError>>(&mut self, due: Due, before: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         self.wait();
         let due = Due { complete_before: due.complete_before.max(self.closed), ..due };
-        let needs_room = self.has_full_rows() || self.has_full_groups();
+        let (has_full_rows, has_full_groups) = (self.has_full_rows(), self.has_full_groups());
         let open = Arc::clone(&self.open);
         let states = &mut *open.states();
-        let large = if self.has_full_rows() { self.large(states) } else { usize::MAX };
-        let kept_from = if self.has_full_groups() { self.kept_from(states) } else { Hour(i64::MIN) };
+        let large = if has_full_rows { self.large(states) } else { usize::MAX };
+        let kept_from = if has_full_groups { self.kept_from(states) } else { Hour(i64::MIN) };
         // asked once for both outputs: time goes on between them
         let is_gathered = |state: &State| due.all || state.hour < kept_from || state.is_gathered(due);
         let gathered: Vec<bool> = states.iter().map(is_gathered).collect();
@@ -260,9 +260,10 @@ impl Hours {
                 parts.push((state.hour, std::mem::take(&mut state.pending)));
             }
         }
+        let needs_room = has_full_rows || has_full_groups;
+        let are_shown = !needs_room || clock::since(self.shown_at) >= self.bounds.shown_every;
         self.events.write(&parts, before, |error| HourError::from(error).into())?;
         drop(parts);
-        let are_shown = !needs_room || clock::since(self.shown_at) >= self.bounds.shown_every;
         self.publish_hourly(states, due, &gathered, are_shown)?;
         if are_shown {
             self.shown_at = clock::instant();

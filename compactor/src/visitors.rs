@@ -237,9 +237,7 @@ impl Visitors {
         visitors.add_coupons(&mut coupons);
         Ok(visitors)
     }
-}
 
-impl Visitors {
     /// Reads coupons as they are written here, which is most of what is read, without the library's table of them. `None`: it is
     /// something else.
     fn from_our_coupons(bytes: &[u8]) -> Option<Self> {

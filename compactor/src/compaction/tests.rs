@@ -371,6 +371,11 @@ fn a_full_part_goes_alone_but_not_for_ever() {
 }
 
 #[test]
+fn a_full_part_goes_although_there_is_room() {
+    rows_go_first(Bounds { part_bytes: 1, ..Bounds::default() }, 0);
+}
+
+#[test]
 fn an_open_hour_is_shown_as_often_as_it_is_to_be_however_often_there_must_be_room() {
     rows_go_first(Bounds { pending_bytes: 1, shown_every: Duration::ZERO, ..Bounds::default() }, 0);
 }
