@@ -197,7 +197,7 @@ impl TextList {
 
 /// A column of texts: numbered where they come again, and as they come where most are new.
 ///
-/// The rule: which of the two it is shows in its first [`LOOKED_AT`] texts, and depends on nothing else.
+/// The rule: which of the two it is shows in its first 16,384 texts, and depends on nothing else.
 #[derive(Clone, Debug)]
 pub enum TextColumn {
     /// Different texts, and the number of each row's.
