@@ -410,7 +410,7 @@ impl Open {
             state.since = state.since.or(batch.decided_at());
             // what grows may also shrink
             self.group_bytes.fetch_add(state.groups.bytes().wrapping_sub(before.0), Relaxed);
-            self.pending_bytes.fetch_add(state.pending.bytes() - before.1, Relaxed);
+            self.pending_bytes.fetch_add(state.pending.bytes().wrapping_sub(before.1), Relaxed);
         }
     }
 }

@@ -1010,6 +1010,25 @@ fn what_is_read_ahead_is_taken_in_its_order() {
 }
 
 #[test]
+fn rows_that_come_to_take_less_leave_no_room_taken() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 16 << 20);
+    // more visitors than a column looks at before it stops to number them
+    for n in 0..20_000 {
+        let id = tallylight_proto::Id { made_here: true, ..event(n, 0).id };
+        log.event(&Event { id, visitor: format!("visitor-{n}").into(), ..event(n, 0) });
+    }
+    log.commit();
+    let config = Config { bounds: Bounds { pending_bytes: 1, ..Bounds::default() }, ..config(folder.path()) };
+    let mut compaction = Compaction::open(config.clone()).unwrap();
+    compaction.look().unwrap();
+    while compaction.read(None, &AtomicBool::new(false)).unwrap() == Progress::Paused {}
+    compaction.publish(NOW, true).unwrap();
+    assert!(!compaction.sorter.hours.is_full());
+    assert_eq!(totals(&config, Hour::of(START)).events, 20_000);
+}
+
+#[test]
 fn who_reads_ahead_ends_where_what_was_read_cannot_be_taken() {
     let folder = testlog::folder();
     long_log(folder.path());
