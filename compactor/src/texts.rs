@@ -1,4 +1,4 @@
-//! Texts, each kept once and known by a number.
+//! Texts, each kept once and known by a number; and columns of them, of which those that hardly ever come again are not looked for.
 //!
 //! The rule: numbers are given in the order in which texts first come, from 0 on, and depend on nothing else.
 //!
@@ -191,7 +191,13 @@ impl TextList {
 
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        (0..).take(self.len()).map(|number| self.get(number))
+        self.range(0..self.len())
+    }
+
+    /// Those with these numbers, in order.
+    pub fn range(&self, numbers: Range<usize>) -> impl Iterator<Item = &[u8]> {
+        let first = u32::try_from(numbers.start).expect("memory ends before four billion texts");
+        (first..).take(numbers.len()).map(|number| self.get(number))
     }
 }
 

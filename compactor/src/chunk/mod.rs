@@ -78,7 +78,7 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// Texts by their numbers; without them, each text once and in this order.
+    /// Texts by the number of each value; without numbers each value has its own text, in order.
     pub fn texts(
         &mut self,
         column: &ColumnDescPtr,
@@ -106,7 +106,7 @@ impl Encoder {
                 numbers[range].iter().for_each(|number| put(texts.get(*number), out));
             }),
             None => self.plain(column, levels, texts.len(), statistics, |range, out| {
-                texts.iter().skip(range.start).take(range.len()).for_each(|text| put(text, out));
+                texts.range(range).for_each(|text| put(text, out));
             }),
         }
     }
