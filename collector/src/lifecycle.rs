@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tallylight_host::disk;
 use tallylight_proto::keys::Keys;
@@ -429,7 +430,19 @@ fn raise_descriptors(wanted: usize) -> usize {
     if enough < wanted {
         tracing::warn!(enough, wanted, "fewer connections than wanted: the limit of open files is too low");
     }
-    enough.min(Semaphore::MAX_PERMITS)
+    let enough = enough.min(Semaphore::MAX_PERMITS);
+    make_room(enough);
+    enough
+}
+
+/// Has the kernel make room for so many connections' descriptors now: it doubles its table of them as it fills, and whoever
+/// accepts in such a moment waits until no thread on any CPU can still look into the old one (`synchronize_rcu`), some 10 ms.
+fn make_room(connections: usize) {
+    let last = connections as u64 + OTHER_DESCRIPTORS - 1;
+    // one with this number needs the whole table, which stays as large when it is closed
+    if let Err(error) = fcntl_dupfd_cloexec(std::io::stderr(), i32::try_from(last).unwrap_or(i32::MAX)) {
+        tracing::debug!(%error, "no room for descriptors ahead");
+    }
 }
 
 fn because(error: &AdminError) -> String {

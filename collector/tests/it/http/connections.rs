@@ -59,6 +59,15 @@ fn a_connection_that_says_nothing_or_not_enough_is_closed() {
 }
 
 #[test]
+fn room_for_all_connections_is_made_when_it_starts() {
+    let fixture = Fixture::start(&["--max-connections=5000"]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", fixture.collector.pid())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+    let size: usize = size.trim().parse().unwrap();
+    assert!(size >= 5000, "{size}");
+}
+
+#[test]
 fn connections_over_the_limit_wait_for_their_turn() {
     let fixture = Fixture::start(&["--max-connections=2", "--workers=2"]);
     let mut first: Vec<Connection> = (0..2).map(|_| fixture.connect()).collect();
