@@ -86,6 +86,9 @@ async fn try_serve(
             Some(rest) => seen = rest,
             None => return Ok(()),
         }
+    } else {
+        // what is made of such a connection, and read first, takes as long as some requests
+        shared.turnstile.pass().await;
     }
     let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile), Rc::clone(&shared.leaving)));
     let at_once = if is_http2 { AtOnce::FEW } else { AtOnce::ALL };
