@@ -36,7 +36,7 @@ use crate::watched::Watched;
 /// who wait for theirs wait for as many of those.
 const TASKS_A_LOOK: u32 = 8;
 /// Connections that one socket gives between two looks at all: each costs some 15 µs until it has its place in the line.
-const ACCEPTS_A_LOOK: u32 = 2;
+const ACCEPTS_A_LOOK: u32 = 4;
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Before it is asked again who could make room for a connection: whoever has spoken a moment ago will have been silent.
