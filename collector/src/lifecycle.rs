@@ -180,6 +180,7 @@ async fn serve(
     let systemd = Notifier::from_env();
     let node = node::name(&settings.data)?;
     let max_connections = raise_descriptors(settings.max_connections.get());
+    make_room(max_connections);
     let workers = settings.worker_count();
     let admin = AdminServer::bind(settings.admin, &mut handed_over)?;
     let wanted = listen::Wanted {
@@ -430,9 +431,7 @@ fn raise_descriptors(wanted: usize) -> usize {
     if enough < wanted {
         tracing::warn!(enough, wanted, "fewer connections than wanted: the limit of open files is too low");
     }
-    let enough = enough.min(Semaphore::MAX_PERMITS);
-    make_room(enough);
-    enough
+    enough.min(Semaphore::MAX_PERMITS)
 }
 
 /// Has the kernel make room for so many connections' descriptors now: it doubles its table of them as it fills, and whoever
