@@ -71,6 +71,8 @@ impl Batch {
     pub fn clear(&mut self) {
         self.payloads.clear();
         self.records.clear();
+        self.decisions.clear();
+        self.order.clear();
     }
 
     /// Adds an event's record, if it can be understood.

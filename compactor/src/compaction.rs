@@ -5,17 +5,20 @@
 //!                                                                         └────commit──▶ watermark ──▶ segments released
 //! ```
 //!
+//! What is read goes through stages: read, judged, counted, and taken as rows. Where there is much of it a thread on each
+//! processor takes a portion through all of them; each stage sees the portions in the order of the log.
+//!
 //! The rule: **what is published is a function of the log up to a position.** A commit names the furthest place
 //! of which nothing waits any more, with the counts exactly as of there. After any error the whole of this is
 //! dropped and opened again from the commit: no state in memory outlives a failed publish.
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZero;
 use std::ops::{ControlFlow, Range};
-use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{channel, sync_channel};
-use std::thread;
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use tallylight_host::clock;
@@ -32,22 +35,23 @@ use crate::crawlers::Crawlers;
 use crate::events::Events;
 use crate::groups::By;
 use crate::hourly::Hourly;
-use crate::hours::{Bounds, Due, HourError, Hours};
+use crate::hours::{Bounds, Due, HourError, Hours, Open};
 use crate::index::{Index, IndexError, Limits, Verdict};
 use crate::ledger_check::LedgerCheck;
 use crate::log::{LogError, Lost, Progress, Purpose, Reader};
 use crate::parquet_file::FileError;
-use crate::portion::{Gatherer, Other, Portion};
+use crate::portion::{Other, Portion};
 use crate::rebuild::rebuild;
 use crate::release::Release;
+use crate::stage::{Stage, on_threads};
 use crate::storage::{self, StorageError};
 
 /// The id index, in the compactor's folder.
 const INDEX: &str = "index";
-/// So many events are read and taken by one thread: fewer than that are not worth another one.
+/// So many events go through all stages in one thread: fewer than that are not worth another one.
 const EVENTS_ALONE: usize = 4096;
-/// How many portions may be read ahead of what is taken.
-const PORTIONS_AHEAD: usize = 4;
+/// As many threads as there are stages keep all of them busy.
+const MOST_THREADS: usize = 4;
 /// User agents whose verdict is kept: there are a few thousand in use.
 const USER_AGENTS: usize = 1 << 14;
 /// Longer ones are judged each time: those in use are not.
@@ -197,31 +201,27 @@ impl Compaction {
 
     /// Reads on: to the end, until there is enough to be published, until this time, or until told to stop.
     pub fn read(&mut self, until: Option<Instant>, stop: &AtomicBool) -> Result<Progress, CompactError> {
+        let open = &self.sorter.hours.open();
         let Self { config, reader, sorter, bar, .. } = self;
-        let mut take = |portion: Portion| {
-            bar.add(portion.bytes);
-            config.watchdog.feed();
-            let emptied = sorter.take(portion)?;
-            let is_time = || stop.load(Relaxed) || until.is_some_and(|until| clock::instant() >= until);
-            Ok::<_, CompactError>((emptied, sorter.hours.is_full() || is_time()))
+        let is_time = || stop.load(Relaxed) || until.is_some_and(|until| clock::instant() >= until);
+        let stages = Stages {
+            reading: Mutex::new(Reading { reader, next: 0, events: 0, ended: None }),
+            judging: Stage::new(move |portion: &mut Portion| {
+                bar.add(portion.bytes);
+                config.watchdog.feed();
+                sorter.judge(portion)
+            }),
+            counting: Stage::new(()),
+            rows: Stage::new(()),
+            open,
+            is_enough: AtomicBool::new(false),
         };
-        let (mut gatherer, mut events, mut is_enough) = (Gatherer::default(), 0, false);
-        let mut progress = reader.read(|item| {
-            if let Some(portion) = gatherer.take(item) {
-                events += portion.batch.len();
-                let emptied;
-                (emptied, is_enough) = take(portion)?;
-                gatherer.reuse(emptied);
-            }
-            let pauses = is_enough || events >= EVENTS_ALONE;
-            Ok::<_, CompactError>(if pauses { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
-        if progress == Progress::Paused && !is_enough {
-            progress = read_ahead(reader, gatherer, take)?;
-        } else {
-            take(gatherer.rest())?;
+        stages.pass(EVENTS_ALONE, is_time)?;
+        if stages.goes_on() {
+            let threads = available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
+            on_threads(threads, || stages.pass(usize::MAX, is_time))?;
         }
-        sorter.hours.wait();
+        let progress = stages.progress();
         if let Some((place, salt)) = self.reader.begun().filter(|_| self.snapshots.is_empty()) {
             let records_before = place.ordinal.unwrap_or(0);
             let counts = Counts { records_before, ..Counts::default() };
@@ -332,37 +332,87 @@ impl Compaction {
     }
 }
 
-/// Reads on in a thread of its own while what was read is taken: to the end, or until `take` says that it is enough. That one
-/// is given back each batch, empty.
-fn read_ahead(
-    reader: &mut Reader,
-    mut gatherer: Gatherer,
-    mut take: impl FnMut(Portion) -> Result<(Batch, bool), CompactError>,
-) -> Result<Progress, CompactError> {
-    let (give, given) = sync_channel(PORTIONS_AHEAD);
-    let (give_back, emptied) = channel();
-    let is_enough = &AtomicBool::new(false);
-    thread::scope(|scope| {
-        let reading = scope.spawn(move || -> Result<Progress, LogError> {
-            let progress = reader.read(|item| {
-                let Some(portion) = gatherer.take(item) else { return Ok::<_, LogError>(ControlFlow::Continue(())) };
-                emptied.try_iter().for_each(|batch| gatherer.reuse(batch));
-                // where nobody takes it any more, that has failed and is told there
-                let is_taken = give.send(portion).is_ok();
-                let goes_on = is_taken && !is_enough.load(Relaxed);
-                Ok(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-            })?;
-            let _ = give.send(gatherer.rest());
-            Ok(progress)
-        });
-        for portion in given {
-            let (emptied, enough) = take(portion)?;
-            // none is needed where all is read
-            let _ = give_back.send(emptied);
-            is_enough.fetch_or(enough, Relaxed);
+/// What is read goes through, from the first to the last.
+struct Stages<'a, J> {
+    reading: Mutex<Reading<'a>>,
+    judging: Stage<J>,
+    counting: Stage<()>,
+    rows: Stage<()>,
+    open: &'a Open,
+    /// Whether no more is to be read.
+    is_enough: AtomicBool,
+}
+
+/// The first stage, which numbers what is read.
+struct Reading<'a> {
+    reader: &'a mut Reader,
+    /// The number of what is read next.
+    next: u64,
+    /// How many events were read.
+    events: usize,
+    /// That no more is to be read, and why.
+    ended: Option<Progress>,
+}
+
+impl<J: FnMut(&mut Portion) -> Result<(), CompactError>> Stages<'_, J> {
+    /// Takes what is read through all stages, until there is no more, so many events were read, or it is enough. Several threads may do so.
+    fn pass(&self, most: usize, is_time: impl Fn() -> bool) -> Result<(), CompactError> {
+        let mut emptied = Batch::default();
+        while let Some((number, mut portions)) = self.read(emptied, most)? {
+            // behind what has failed nothing passes: who has failed tells it
+            let judged = self.judging.pass(number, |judge| portions.iter_mut().try_for_each(judge))?;
+            let Some(()) = judged else { break };
+            let each = |take: &dyn Fn(&Batch)| {
+                portions.iter().for_each(|portion| take(&portion.batch));
+                Ok::<_, CompactError>(())
+            };
+            let Some(()) = self.counting.pass(number, |()| each(&|batch| self.open.count(batch)))? else { break };
+            let Some(()) = self.rows.pass(number, |()| each(&|batch| self.open.take_rows(batch)))? else { break };
+            if self.open.is_full() || is_time() {
+                self.is_enough.store(true, Relaxed);
+            }
+            emptied = portions.pop().map(|portion| portion.batch).unwrap_or_default();
+            emptied.clear();
         }
-        Ok(reading.join().unwrap_or_else(|panic| resume_unwind(panic))?)
-    })
+        Ok(())
+    }
+
+    /// Whether there is more to be read, and it may be.
+    fn goes_on(&self) -> bool {
+        let reading = self.reading.lock().expect("who reads does not panic");
+        reading.ended.is_none() && !self.is_enough.load(Relaxed)
+    }
+
+    fn progress(self) -> Progress {
+        let reading = self.reading.into_inner().expect("who reads does not panic");
+        reading.ended.unwrap_or(Progress::Paused)
+    }
+
+    /// Reads a portion, into an empty batch, or some that stand together.
+    fn read(&self, empty: Batch, most: usize) -> Result<Option<(u64, Vec<Portion>)>, CompactError> {
+        let mut reading = self.reading.lock().expect("who reads does not panic");
+        let Reading { reader, next, events, ended } = &mut *reading;
+        if ended.is_some() || *events >= most || self.is_enough.load(Relaxed) {
+            return Ok(None);
+        }
+        // nobody goes on behind an error
+        *ended = Some(Progress::Paused);
+        let (mut portions, mut portion) = (Vec::new(), Portion { batch: empty, ..Portion::default() });
+        let progress = reader.read(|item| {
+            if portion.take(item) {
+                portions.push(std::mem::take(&mut portion));
+            }
+            Ok::<_, CompactError>(if portions.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        // behind what is lost it hands out one more, and at the end there may be nothing
+        if portions.is_empty() || !portion.is_empty() {
+            portions.push(portion);
+        }
+        *ended = Some(progress).filter(|progress| *progress == Progress::AtEnd);
+        *events += portions.iter().map(|portion| portion.batch.len()).sum::<usize>();
+        *next += 1;
+        Ok(Some((*next - 1, portions)))
+    }
 }
 
 /// Gives each record of the log its fate and its hour.
@@ -407,14 +457,14 @@ impl Sorter {
         Snapshot { place, salt, counts: self.counts, log_time: self.log_time, ledger: self.ledger.clone() }
     }
 
-    /// Takes a portion of the log. Gives back its batch, or another, empty.
-    fn take(&mut self, portion: Portion) -> Result<Batch, CompactError> {
+    /// Decides about a portion of the log.
+    fn judge(&mut self, portion: &mut Portion) -> Result<(), CompactError> {
         if let Some(ordinal) = portion.first_ordinal.filter(|_| !self.has_begun) {
             self.has_begun = true;
             self.counts.records_before = ordinal.saturating_sub(self.counts.ordinal());
         }
-        let emptied = self.take_batch(portion.batch)?;
-        match portion.then {
+        self.judge_batch(&mut portion.batch)?;
+        match portion.then.take() {
             None => {}
             Some(Other::Ledger { position, ledger }) => self.ledger(position, &ledger),
             Some(Other::NotUnderstood { position, error }) => self.not_understood(position, &error),
@@ -425,7 +475,7 @@ impl Sorter {
                 self.ledger = LedgerCheck::default();
             }
         }
-        Ok(emptied)
+        Ok(())
     }
 
     fn not_understood(&mut self, position: u64, error: &RecordError) {
@@ -436,10 +486,10 @@ impl Sorter {
         self.ledger.lost(1);
     }
 
-    /// Decides about events, and takes them into their hours.
-    fn take_batch(&mut self, mut batch: Batch) -> Result<Batch, CompactError> {
+    /// Decides about events.
+    fn judge_batch(&mut self, batch: &mut Batch) -> Result<(), CompactError> {
         if batch.is_empty() {
-            return Ok(batch);
+            return Ok(());
         }
         let judged = batch.events().filter(|(_, event)| !event.id().made_here);
         let ids: Vec<_> = judged.map(|(position, event)| (event.id().uuid, position, event.received_at())).collect();
@@ -451,7 +501,7 @@ impl Sorter {
             decisions.push(Decision { place: self.hours.place(Hour::of(event.event_at()))?, fate });
         }
         batch.decide(decisions, clock::instant());
-        Ok(self.hours.take(batch))
+        Ok(())
     }
 
     /// What becomes of an event, which is counted.

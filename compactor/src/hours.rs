@@ -5,12 +5,9 @@
 //! published further than its file now says, nothing is written: a partial hour is worse than none.
 
 use std::collections::{BTreeMap, HashMap};
-use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tallylight_host::clock;
@@ -26,12 +23,6 @@ use crate::parquet_file::FileError;
 /// How long late events and those of a quiet hour gather before they are published.
 const GATHER: Duration = Duration::from_secs(600);
 
-/// Fewer batches than this are taken by the thread that reads: they are not worth another one.
-const BATCHES_ALONE: usize = 8;
-/// So many are given to that one together: waking it costs as much as taking a part of one.
-const BATCHES_TOGETHER: usize = 4;
-/// So often as many wait for it.
-const WAITING: usize = 3;
 /// So many hours' groups are encoded at a time. They are all in memory, some of them read again from their files.
 const HOURS_TOGETHER: usize = 2;
 
@@ -93,8 +84,8 @@ pub struct Due {
     pub all: bool,
 }
 
-/// One hour.
-struct State {
+/// What is counted of an hour.
+struct Counted {
     hour: Hour,
     /// Its groups; those of the file are not among them as long as it is not `whole`.
     groups: Groups,
@@ -105,11 +96,15 @@ struct State {
     grouped: u64,
     /// Position of the first record that is in `groups` and not in the hourly file.
     dirty_from: Option<u64>,
+    /// Since when something of it waits, rows included.
+    since: Option<Instant>,
+}
+
+/// The rows of an hour.
+struct Waiting {
     pending: Pending,
     /// Position up to which its parts cover its events.
-    events_covered: u64,
-    /// Since when something of it waits.
-    since: Option<Instant>,
+    covered: u64,
 }
 
 /// All hours that something was read of.
@@ -117,11 +112,7 @@ pub struct Hours {
     hourly: Hourly,
     events: Events,
     open: Arc<Open>,
-    /// Takes events into them while more are read, when there are many.
-    taker: Option<Taker>,
-    /// Batches that were taken since it was last waited for.
-    batches: usize,
-    /// Places in `open.states`.
+    /// Places in `open`.
     places: HashMap<Hour, usize>,
     /// The one touched last: mostly the one touched next.
     last: Option<(Hour, usize)>,
@@ -131,30 +122,20 @@ pub struct Hours {
     closed: Option<Hour>,
     /// When open hours' aggregates were last made.
     shown_at: Instant,
-    bounds: Bounds,
 }
 
-/// What the thread that takes events knows: it asks the machine for nothing.
-struct Open {
-    states: Mutex<Vec<State>>,
+/// What events are taken into, by threads that ask the machine for nothing. Each hour has one place in both.
+pub struct Open {
+    counted: Mutex<Vec<Counted>>,
+    waiting: Mutex<Vec<Waiting>>,
     by: Vec<By>,
+    bounds: Bounds,
     /// Bytes that the groups of one hour may take: unlike the bounds it decides what is published.
     most_bytes: usize,
     /// Whether rows are published.
     rows: bool,
     group_bytes: AtomicUsize,
     pending_bytes: AtomicUsize,
-}
-
-/// A thread that takes batches, and gives them back empty.
-struct Taker {
-    batches: SyncSender<Vec<Batch>>,
-    /// Those that it will be given next.
-    gathered: Vec<Batch>,
-    emptied: Receiver<Vec<Batch>>,
-    /// Empty ones that it gave back.
-    spare: Vec<Batch>,
-    thread: JoinHandle<()>,
 }
 
 impl Hours {
@@ -169,8 +150,10 @@ impl Hours {
         rows: bool,
     ) -> Self {
         let open = Open {
-            states: Mutex::default(),
+            counted: Mutex::default(),
+            waiting: Mutex::default(),
             by: hourly.by().to_vec(),
+            bounds,
             most_bytes,
             rows,
             group_bytes: AtomicUsize::new(0),
@@ -180,15 +163,17 @@ impl Hours {
             hourly,
             events,
             open: Arc::new(open),
-            taker: None,
-            batches: 0,
             places: HashMap::new(),
             last: None,
             published,
             closed: None,
             shown_at: clock::instant(),
-            bounds,
         }
+    }
+
+    /// What events are taken into, when their hours have places.
+    pub fn open(&self) -> Arc<Open> {
+        Arc::clone(&self.open)
     }
 
     /// The place of an hour, whose files are asked if it was not there.
@@ -199,149 +184,93 @@ impl Hours {
         }
     }
 
-    /// Takes events into the hours that were decided, or has that done; batches come in log order. Gives an empty batch.
-    pub fn take(&mut self, mut batch: Batch) -> Batch {
-        self.batches += 1;
-        if self.batches <= BATCHES_ALONE {
-            self.open.take(&batch);
-            batch.clear();
-            return batch;
-        }
-        let taker = self.taker.get_or_insert_with(|| Taker::start(Arc::clone(&self.open)));
-        taker.give(batch).unwrap_or_else(|Panicked| {
-            self.wait();
-            Batch::default()
-        })
-    }
-
-    /// Waits until all is taken.
-    pub fn wait(&mut self) {
-        self.batches = 0;
-        if let Some(Taker { batches, gathered, thread, .. }) = self.taker.take() {
-            // it only fails where the thread has panicked, which is told by the next line but one
-            let _ = batches.send(gathered);
-            drop(batches);
-            thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-        }
-    }
-
-    /// Whether so much is in memory that it should be published before more is read.
-    pub fn is_full(&self) -> bool {
-        self.has_full_rows() || self.has_full_groups()
-    }
-
-    fn has_full_rows(&self) -> bool {
-        self.open.pending_bytes.load(Relaxed) >= self.bounds.pending_bytes
-    }
-
-    fn has_full_groups(&self) -> bool {
-        self.open.group_bytes.load(Relaxed) >= self.bounds.group_bytes
-    }
-
     /// Publishes what is due: first events, then aggregates. `before` is done before anything of that is on disk.
     pub fn publish<E: From<HourError>>(&mut self, due: Due, before: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        self.wait();
         let due = Due { complete_before: due.complete_before.max(self.closed), ..due };
-        let (has_full_rows, has_full_groups) = (self.has_full_rows(), self.has_full_groups());
-        let open = Arc::clone(&self.open);
-        let states = &mut *open.states();
-        let large = if has_full_rows { self.large(states) } else { usize::MAX };
-        let kept_from = if has_full_groups { self.kept_from(states) } else { Hour(i64::MIN) };
+        let open = self.open();
+        let (has_full_rows, has_full_groups) = (open.has_full_rows(), open.has_full_groups());
+        let (counted, waiting) = (&mut *open.counted(), &mut *open.waiting());
+        let large = if has_full_rows { open.bounds.large(waiting) } else { usize::MAX };
+        let kept_from = if has_full_groups { open.bounds.kept_from(counted) } else { Hour(i64::MIN) };
         // asked once for both outputs: time goes on between them
-        let is_gathered = |state: &State| due.all || state.hour < kept_from || state.is_gathered(due);
-        let gathered: Vec<bool> = states.iter().map(is_gathered).collect();
+        let is_gathered = |hour: &Counted| due.all || hour.hour < kept_from || hour.is_gathered(due);
+        let gathered: Vec<bool> = counted.iter().map(is_gathered).collect();
         let mut parts = Vec::new();
-        for (state, is_gathered) in states.iter_mut().zip(&gathered) {
+        for ((Counted { hour, .. }, rows), is_gathered) in counted.iter().zip(&mut *waiting).zip(&gathered) {
             // rows go once, and need not take along what is made anew of all that an hour has
-            let is_due = *is_gathered || state.pending.bytes() >= large.min(self.bounds.part_bytes);
-            if state.pending.first_position().is_some() && is_due {
-                state.events_covered = state.pending.end();
-                open.pending_bytes.fetch_sub(state.pending.bytes(), Relaxed);
-                parts.push((state.hour, std::mem::take(&mut state.pending)));
+            let is_due = *is_gathered || rows.pending.bytes() >= large.min(open.bounds.part_bytes);
+            if rows.pending.first_position().is_some() && is_due {
+                rows.covered = rows.pending.end();
+                open.pending_bytes.fetch_sub(rows.pending.bytes(), Relaxed);
+                parts.push((*hour, std::mem::take(&mut rows.pending)));
             }
         }
         let needs_room = has_full_rows || has_full_groups;
-        let are_shown = !needs_room || clock::since(self.shown_at) >= self.bounds.shown_every;
+        let are_shown = !needs_room || clock::since(self.shown_at) >= open.bounds.shown_every;
         self.events.write(&parts, before, |error| HourError::from(error).into())?;
         drop(parts);
-        self.publish_hourly(states, due, &gathered, are_shown)?;
+        self.publish_hourly(counted, due, &gathered, are_shown)?;
         if are_shown {
             self.shown_at = clock::instant();
         }
-        self.forget(states, due, kept_from);
+        self.forget(counted, waiting, due, kept_from);
         self.closed = self.closed.max(due.complete_now);
         Ok(())
     }
 
-    /// Rows of so many bytes go, so that half of the room is free: late ones of other hours wait, and become fewer files.
-    fn large(&self, states: &[State]) -> usize {
-        let mut sizes: Vec<usize> = states.iter().map(|state| state.pending.bytes()).collect();
-        sizes.sort_unstable_by_key(|size| std::cmp::Reverse(*size));
-        let mut left: usize = sizes.iter().sum();
-        let gone = sizes.iter().take_while(|size| {
-            let goes = left > self.bounds.pending_bytes / 2;
-            left -= *size;
-            goes
-        });
-        gone.last().map_or(usize::MAX, |size| (*size).max(1))
-    }
-
-    /// Hours before this one go, so that half of the room for groups is free: the less is read of them from now on.
-    fn kept_from(&self, states: &[State]) -> Hour {
-        let mut newest_first: Vec<(Hour, usize)> =
-            states.iter().map(|state| (state.hour, state.groups.bytes())).collect();
-        newest_first.sort_unstable_by_key(|(hour, _)| std::cmp::Reverse(*hour));
-        let mut kept = 0;
-        let is_kept = |(_, bytes): &&(Hour, usize)| {
-            kept += bytes;
-            kept <= self.bounds.group_bytes / 2
-        };
-        newest_first.iter().take_while(is_kept).last().map_or(Hour(i64::MAX), |(hour, _)| *hour)
-    }
-
     fn publish_hourly(
         &mut self,
-        states: &mut [State],
+        counted: &mut [Counted],
         due: Due,
         gathered: &[bool],
         are_shown: bool,
     ) -> Result<(), HourError> {
-        let is_due = |(state, is_gathered): &(&mut State, &bool)| {
-            state.dirty_from.is_some() && (**is_gathered || (are_shown && state.is_open(due)))
+        let is_due = |(hour, is_gathered): &(&mut Counted, &bool)| {
+            hour.dirty_from.is_some() && (**is_gathered || (are_shown && hour.is_open(due)))
         };
-        let mut due_now: Vec<_> = states.iter_mut().zip(gathered).filter(is_due).map(|(state, _)| state).collect();
-        for states in due_now.chunks_mut(HOURS_TOGETHER) {
-            for state in &mut *states {
-                state.complete(&self.hourly, self.open.most_bytes)?;
+        let mut due_now: Vec<_> = counted.iter_mut().zip(gathered).filter(is_due).map(|(hour, _)| hour).collect();
+        for hours in due_now.chunks_mut(HOURS_TOGETHER) {
+            for hour in &mut *hours {
+                hour.complete(&self.hourly, self.open.most_bytes)?;
             }
-            let hours = states.iter_mut().map(|state| (state.hour, &mut state.groups, state.grouped));
-            self.hourly.write(hours.collect())?;
-            for state in states {
-                self.published.insert(state.hour, state.grouped);
-                state.dirty_from = None;
-                if !state.is_open(due) {
+            let groups = hours.iter_mut().map(|hour| (hour.hour, &mut hour.groups, hour.grouped));
+            self.hourly.write(groups.collect())?;
+            for hour in hours {
+                self.published.insert(hour.hour, hour.grouped);
+                hour.dirty_from = None;
+                if !hour.is_open(due) {
                     // not needed again; the next hour's may be large
-                    (state.groups, state.whole) = (Groups::default(), false);
+                    (hour.groups, hour.whole) = (Groups::default(), false);
                 }
             }
         }
-        let at_rest = states.iter_mut().filter(|state| state.unpublished_from().is_none());
-        at_rest.for_each(|state| state.since = None);
         Ok(())
     }
 
     /// Forgets hours of which nothing waits: those that are complete, and those for which there is no room.
-    fn forget(&mut self, states: &mut Vec<State>, due: Due, kept_from: Hour) {
-        let is_kept = |state: &State| state.is_open(due) && state.hour >= kept_from;
-        states.retain(|state| state.unpublished_from().is_some() || is_kept(state));
-        self.places = states.iter().enumerate().map(|(place, state)| (state.hour, place)).collect();
+    fn forget(&mut self, counted: &mut Vec<Counted>, waiting: &mut Vec<Waiting>, due: Due, kept_from: Hour) {
+        let is_kept = |(hour, rows): (&mut Counted, &mut Waiting)| {
+            let waits = unpublished_from(hour, rows).is_some();
+            hour.since = hour.since.filter(|_| waits);
+            waits || (hour.is_open(due) && hour.hour >= kept_from)
+        };
+        let kept: Vec<bool> = counted.iter_mut().zip(&mut *waiting).map(is_kept).collect();
+        keep(counted, &kept);
+        keep(waiting, &kept);
+        self.places = counted.iter().enumerate().map(|(place, hour)| (hour.hour, place)).collect();
         self.last = None;
-        self.open.group_bytes.store(states.iter().map(|state| state.groups.bytes()).sum(), Relaxed);
+        self.open.group_bytes.store(counted.iter().map(|hour| hour.groups.bytes()).sum(), Relaxed);
+    }
+
+    /// Whether so much is in memory that it should be published before more is read.
+    pub fn is_full(&self) -> bool {
+        self.open.is_full()
     }
 
     /// The position of the first record that is not in both outputs.
     pub fn unpublished_from(&self) -> Option<u64> {
-        self.open.states().iter().filter_map(State::unpublished_from).min()
+        let (counted, waiting) = (self.open.counted(), self.open.waiting());
+        counted.iter().zip(&*waiting).filter_map(|(hour, rows)| unpublished_from(hour, rows)).min()
     }
 
     /// Up to where hours' files cover them, of those from this hour on.
@@ -360,13 +289,14 @@ impl Hours {
         self.places.is_empty()
     }
 
-    /// The place of an hour's state, which is made if there is none.
+    /// The place of an hour, which is made if there is none.
     fn touch(&mut self, hour: Hour) -> Result<usize, HourError> {
         let place = match self.places.get(&hour) {
             Some(place) => *place,
             None => {
-                let state = self.begin(hour)?;
-                self.open.states().push(state);
+                let (counted, rows) = self.begin(hour)?;
+                self.open.counted().push(counted);
+                self.open.waiting().push(rows);
                 let place = self.places.len();
                 self.places.insert(hour, place);
                 place
@@ -377,79 +307,110 @@ impl Hours {
     }
 
     /// Asks an hour's files how far they cover it.
-    fn begin(&self, hour: Hour) -> Result<State, HourError> {
+    fn begin(&self, hour: Hour) -> Result<(Counted, Waiting), HourError> {
         let covered = self.hourly.covered(hour)?;
         let grouped = covered.unwrap_or(0);
         if let Some(published) = self.published.get(&hour).copied().filter(|published| grouped < *published) {
             return Err(HourError::Behind { path: self.hourly.path(hour), covered: grouped, published });
         }
-        Ok(State {
-            hour,
-            groups: Groups::default(),
-            whole: covered.is_none(),
-            grouped,
-            dirty_from: None,
-            pending: Pending::default(),
-            events_covered: self.events.covered(hour)?,
-            since: None,
-        })
+        let groups = Groups::default();
+        let counted = Counted { hour, groups, whole: covered.is_none(), grouped, dirty_from: None, since: None };
+        Ok((counted, Waiting { pending: Pending::default(), covered: self.events.covered(hour)? }))
+    }
+}
+
+/// The position of the first record of an hour that is not in both outputs.
+fn unpublished_from(counted: &Counted, rows: &Waiting) -> Option<u64> {
+    [counted.dirty_from, rows.pending.first_position()].into_iter().flatten().min()
+}
+
+fn keep<T>(all: &mut Vec<T>, kept: &[bool]) {
+    let mut kept = kept.iter();
+    all.retain(|_| *kept.next().expect("one for each"));
+}
+
+impl Bounds {
+    /// Rows of so many bytes go, so that half of the room is free: late ones of other hours wait, and become fewer files.
+    fn large(&self, waiting: &[Waiting]) -> usize {
+        let mut sizes: Vec<usize> = waiting.iter().map(|rows| rows.pending.bytes()).collect();
+        sizes.sort_unstable_by_key(|size| std::cmp::Reverse(*size));
+        let mut left: usize = sizes.iter().sum();
+        let gone = sizes.iter().take_while(|size| {
+            let goes = left > self.pending_bytes / 2;
+            left -= *size;
+            goes
+        });
+        gone.last().map_or(usize::MAX, |size| (*size).max(1))
+    }
+
+    /// Hours before this one go, so that half of the room for groups is free: the less is read of them from now on.
+    fn kept_from(&self, counted: &[Counted]) -> Hour {
+        let mut newest_first: Vec<(Hour, usize)> =
+            counted.iter().map(|hour| (hour.hour, hour.groups.bytes())).collect();
+        newest_first.sort_unstable_by_key(|(hour, _)| std::cmp::Reverse(*hour));
+        let mut kept = 0;
+        let is_kept = |(_, bytes): &&(Hour, usize)| {
+            kept += bytes;
+            kept <= self.group_bytes / 2
+        };
+        newest_first.iter().take_while(is_kept).last().map_or(Hour(i64::MAX), |(hour, _)| *hour)
     }
 }
 
 impl Open {
-    fn states(&self) -> MutexGuard<'_, Vec<State>> {
-        self.states.lock().expect("who takes events does not panic")
-    }
-
-    fn take(&self, batch: &Batch) {
-        let mut states = self.states();
+    /// Counts events in; batches come in log order.
+    pub fn count(&self, batch: &Batch) {
+        let mut counted = self.counted();
         for (place, events) in batch.by_hour() {
-            let state = &mut states[place];
-            let before = (state.groups.bytes(), state.pending.bytes());
-            state.take(&events, self);
-            state.since = state.since.or(batch.decided_at());
+            let hour = &mut counted[place];
+            let before = hour.groups.bytes();
+            hour.count(&events, self);
+            hour.since = hour.since.or(batch.decided_at());
             // what grows may also shrink
-            self.group_bytes.fetch_add(state.groups.bytes().wrapping_sub(before.0), Relaxed);
-            self.pending_bytes.fetch_add(state.pending.bytes().wrapping_sub(before.1), Relaxed);
+            self.group_bytes.fetch_add(hour.groups.bytes().wrapping_sub(before), Relaxed);
         }
+    }
+
+    /// Takes their rows; batches come in log order.
+    pub fn take_rows(&self, batch: &Batch) {
+        if !self.rows {
+            return;
+        }
+        let mut waiting = self.waiting();
+        for (place, events) in batch.by_hour() {
+            let Waiting { pending, covered } = &mut waiting[place];
+            let before = pending.bytes();
+            let is_row = |taken: &&Taken<'_>| taken.fate != Fate::Duplicate && taken.end > *covered;
+            pending.push_all(&events.iter().filter(is_row).collect::<Vec<_>>());
+            self.pending_bytes.fetch_add(pending.bytes().wrapping_sub(before), Relaxed);
+        }
+    }
+
+    /// Whether so much is in memory that it should be published before more is read.
+    pub fn is_full(&self) -> bool {
+        self.has_full_rows() || self.has_full_groups()
+    }
+
+    fn has_full_rows(&self) -> bool {
+        self.pending_bytes.load(Relaxed) >= self.bounds.pending_bytes
+    }
+
+    fn has_full_groups(&self) -> bool {
+        self.group_bytes.load(Relaxed) >= self.bounds.group_bytes
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Vec<Counted>> {
+        self.counted.lock().expect("who counts does not panic")
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().expect("who takes rows does not panic")
     }
 }
 
-/// The taker's thread is no more, since it has panicked.
-struct Panicked;
-
-impl Taker {
-    fn start(open: Arc<Open>) -> Self {
-        let (batches, to_take) = sync_channel::<Vec<Batch>>(WAITING);
-        let (give_back, emptied) = channel();
-        let take = move || {
-            for mut batches in to_take {
-                for batch in &mut batches {
-                    open.take(batch);
-                    batch.clear();
-                }
-                // the other end may not need them any more
-                let _ = give_back.send(batches);
-            }
-        };
-        let thread = std::thread::Builder::new().name("taker".into()).spawn(take).expect("a thread can be started");
-        Self { batches, gathered: Vec::new(), emptied, spare: Vec::new(), thread }
-    }
-
-    /// Has a batch taken, sooner or later, and gives an empty one.
-    fn give(&mut self, batch: Batch) -> Result<Batch, Panicked> {
-        self.gathered.push(batch);
-        if self.gathered.len() >= BATCHES_TOGETHER {
-            self.spare.extend(self.emptied.try_iter().flatten());
-            self.batches.send(std::mem::take(&mut self.gathered)).map_err(|_| Panicked)?;
-        }
-        Ok(self.spare.pop().unwrap_or_default())
-    }
-}
-
-impl State {
-    /// Takes events, in log order.
-    fn take(&mut self, events: &[Taken<'_>], Open { by, most_bytes, rows, .. }: &Open) {
+impl Counted {
+    /// Counts events in, in log order.
+    fn count(&mut self, events: &[Taken<'_>], Open { by, most_bytes, .. }: &Open) {
         // ends go up
         let new = &events[events.partition_point(|taken| taken.end <= self.grouped)..];
         if let (Some(first), Some(last)) = (new.first(), new.last()) {
@@ -457,11 +418,6 @@ impl State {
             self.groups.count_within(new, by, if self.whole { *most_bytes } else { usize::MAX });
             self.grouped = last.end;
             self.dirty_from.get_or_insert(first.position);
-        }
-        let is_row = |taken: &&Taken<'_>| taken.fate != Fate::Duplicate && taken.end > self.events_covered;
-        let new: Vec<&Taken<'_>> = events.iter().filter(is_row).collect();
-        if *rows {
-            self.pending.push_all(&new);
         }
     }
 
@@ -478,10 +434,6 @@ impl State {
         self.groups = loaded.groups;
         self.whole = true;
         Ok(())
-    }
-
-    fn unpublished_from(&self) -> Option<u64> {
-        [self.dirty_from, self.pending.first_position()].into_iter().flatten().min()
     }
 
     /// Whether more of it is expected: then its aggregate is published each time, so that people see it.

@@ -42,6 +42,7 @@ pub mod rows;
 pub mod run;
 pub mod settings;
 pub mod side_by_side;
+pub mod stage;
 pub mod state_folder;
 pub mod stop;
 pub mod storage;

@@ -45,25 +45,21 @@ pub enum Other {
     },
 }
 
-/// Makes portions of what is read.
-#[derive(Debug, Default)]
-pub struct Gatherer {
-    portion: Portion,
-    /// What the next one begins with.
-    empty: Batch,
-}
+impl Portion {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.then.is_none()
+    }
 
-impl Gatherer {
-    /// Takes what is next, and gives the portion that ends with it, if one does.
-    pub fn take(&mut self, item: Item<'_>) -> Option<Portion> {
-        self.portion.bytes += item.bytes();
+    /// Takes what is next, and says whether nothing more has room behind it.
+    pub fn take(&mut self, item: Item<'_>) -> bool {
+        self.bytes += item.bytes();
         if let Item::Record(framed) = &item {
-            self.portion.first_ordinal.get_or_insert(framed.ordinal);
+            self.first_ordinal.get_or_insert(framed.ordinal);
         }
-        self.portion.then = match item {
-            Item::Record(framed) if record::is_event(framed.payload) => match self.portion.batch.push(&framed) {
-                Ok(()) if self.portion.batch.is_full() => None,
-                Ok(()) => return None,
+        self.then = match item {
+            Item::Record(framed) if record::is_event(framed.payload) => match self.batch.push(&framed) {
+                Ok(()) => return self.batch.is_full(),
                 Err(error) => Some(Other::NotUnderstood { position: framed.position, error }),
             },
             Item::Record(framed) => Some(match record::decode(framed.payload) {
@@ -74,17 +70,6 @@ impl Gatherer {
             Item::Lost(lost) => Some(Other::Lost(lost)),
             Item::SetBack { records } => Some(Other::SetBack { records }),
         };
-        let batch = std::mem::take(&mut self.empty);
-        Some(std::mem::replace(&mut self.portion, Portion { batch, ..Portion::default() }))
-    }
-
-    /// Has the memory of a batch used again.
-    pub fn reuse(&mut self, empty: Batch) {
-        self.empty = empty;
-    }
-
-    /// What no portion ended with.
-    pub fn rest(self) -> Portion {
-        self.portion
+        true
     }
 }
