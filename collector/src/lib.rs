@@ -40,6 +40,7 @@ pub mod settings;
 pub mod sign_link;
 pub mod signals;
 pub mod sites;
+pub mod socket_state;
 pub mod stats;
 pub mod turnstile;
 pub mod udp;

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tallylight_service::handed_over::{HandedOver, HandedOverError};
 use thiserror::Error;
 
-use crate::udp::kernel_drops;
+use crate::socket_state::kernel_drops;
 
 /// Connections that wait to be accepted. The kernel cuts it to `net.core.somaxconn`.
 pub(crate) const BACKLOG: i32 = 4096;

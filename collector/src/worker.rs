@@ -27,6 +27,7 @@ use crate::listen::{UdpSocket, is_shortage};
 use crate::log::{Appender, Status};
 use crate::phase::{Phase, Watch};
 use crate::sites::Sites;
+use crate::socket_state::waiting_connections;
 use crate::stats::WorkerStats;
 use crate::udp::{Admission, Receiver, UdpFront};
 use crate::watched::Watched;
@@ -35,8 +36,13 @@ use crate::watched::Watched;
 /// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of 32 events or a piece of one, and all
 /// who wait for theirs wait for as many of those.
 const TASKS_A_LOOK: u32 = 8;
-/// Connections that one socket gives between two looks at all: each costs some 15 µs until it has its place in the line.
+/// Connections that one socket gives between two looks at all where many wait: each costs some 15 µs until it has its place in
+/// the line. Where fewer do it gives one: whoever is accepted later has asked by then, and need not be waited for.
 const ACCEPTS_A_LOOK: u32 = 4;
+/// So many are many: they wait some milliseconds.
+const MANY_WAITING: u32 = 128;
+/// Between two looks how many wait.
+const LOOKS_A_COUNT: u32 = 16;
 /// Out of descriptors or memory: asking again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Before it is asked again who could make room for a connection: whoever has spoken a moment ago will have been silent.
@@ -204,7 +210,7 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self, listener: tokio::net::TcpListener) {
         let phase = self.shared.phase.clone();
-        let mut of_this_look = 0;
+        let (mut looks, mut most, mut of_this_look) = (0_u32, 1, 0);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -219,10 +225,15 @@ impl Acceptor {
                         self.serve(stream, peer, admitted, slot);
                     }
                     of_this_look += 1;
-                    if of_this_look == ACCEPTS_A_LOOK {
+                    if of_this_look >= most {
                         // those that are there go on, however many come
                         yield_now().await;
                         of_this_look = 0;
+                        if looks.is_multiple_of(LOOKS_A_COUNT) {
+                            let are_many = waiting_connections(&listener).is_ok_and(|waiting| waiting >= MANY_WAITING);
+                            most = if are_many { ACCEPTS_A_LOOK } else { 1 };
+                        }
+                        looks = looks.wrapping_add(1);
                     }
                 }
                 Err(error) => self.failed(&error).await,
@@ -312,11 +323,15 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    const WAITING: u64 = 50;
+    const FEW_WAITING: u32 = 50;
 
-    /// Has a worker accept connections that have all come already, each with a beginning, and look at the sockets until
+    /// Has a worker accept so many connections that have all come already, each with a beginning, and look at the sockets until
     /// `count` says that it has done with all. What it counted after each look.
-    fn seen_after_looks(beginning: &[u8], count: impl Fn(&Shared, &[std::net::TcpStream]) -> u64) -> Vec<u64> {
+    fn seen_after_looks(
+        waiting: u32,
+        beginning: &[u8],
+        count: impl Fn(&Shared, &[std::net::TcpStream]) -> u64,
+    ) -> Vec<u64> {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
             let (appender, _batches) = Appender::to_nobody(1);
@@ -325,8 +340,10 @@ mod tests {
             let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
             let shared = Rc::new(Shared::new(Options::for_tests(), door, Arc::default(), Watch::new(phase), 1));
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            // with more room than there is by default
+            rustix::net::listen(&listener, 4096).unwrap();
             let addr = listener.local_addr().unwrap();
-            let waiting: Vec<_> = (0..WAITING)
+            let streams: Vec<_> = (0..waiting)
                 .map(|_| {
                     let mut stream = std::net::TcpStream::connect(addr).unwrap();
                     stream.write_all(beginning).unwrap();
@@ -337,7 +354,7 @@ mod tests {
             listener.set_nonblocking(true).unwrap();
             let acceptor = Acceptor {
                 shared: Rc::clone(&shared),
-                slots: Arc::new(Semaphore::new(100)),
+                slots: Arc::new(Semaphore::new(1000)),
                 crowd: Rc::default(),
                 are_shared: false,
             };
@@ -345,9 +362,9 @@ mod tests {
             let turnstile = Rc::clone(&shared.turnstile);
             spawn_local(async move { turnstile.run().await });
             let mut seen = vec![0];
-            while seen.last() != Some(&WAITING) {
+            while seen.last() != Some(&waiting.into()) {
                 yield_now().await;
-                seen.push(count(&shared, &waiting));
+                seen.push(count(&shared, &streams));
             }
             seen
         })
@@ -359,8 +376,10 @@ mod tests {
 
     #[test]
     fn few_connections_are_accepted_between_two_looks_at_the_sockets_however_many_wait() {
-        let seen = seen_after_looks(b"", |shared, _| shared.stats.opened.get());
-        assert_eq!(most_a_look(&seen), Some(ACCEPTS_A_LOOK.into()), "{seen:?}");
+        for (waiting, expected) in [(FEW_WAITING, 1), (MANY_WAITING - 1, 1), (2 * MANY_WAITING, ACCEPTS_A_LOOK)] {
+            let seen = seen_after_looks(waiting, b"", |shared, _| shared.stats.opened.get());
+            assert_eq!(most_a_look(&seen), Some(expected.into()), "{seen:?}");
+        }
     }
 
     #[test]
@@ -369,7 +388,7 @@ mod tests {
         let count = |_: &Shared, waiting: &[std::net::TcpStream]| {
             waiting.iter().filter(|stream| stream.peek(&mut [0]).is_ok()).count() as u64
         };
-        let seen = seen_after_looks(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", count);
+        let seen = seen_after_looks(2 * MANY_WAITING, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", count);
         assert_eq!(most_a_look(&seen), Some(1), "{seen:?}");
     }
 

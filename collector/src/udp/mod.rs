@@ -31,11 +31,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::http::{Heard, Shared};
 use crate::listen::{self, is_shortage};
+use crate::socket_state::kernel_drops;
 use tallylight_host::clock;
 
 pub use admission::Admission;
 pub use report::Page;
-pub use socket::{Buffers, kernel_drops};
+pub use socket::Buffers;
 
 use admission::Sender;
 use socket::Received;

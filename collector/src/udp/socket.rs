@@ -1,18 +1,13 @@
 //! What the system is asked for: datagrams, many at a time, and how many the kernel dropped.
 
 use std::io::{self, IoSliceMut};
-use std::mem;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 
 /// Bytes of a buffer: the longest datagram, or as many short ones of one sender as the kernel puts together (GRO).
 const BUFFER: usize = 64 * 1024;
-/// The place of the dropped datagrams among the numbers of `SO_MEMINFO` (`SK_MEMINFO_DROPS`), which are so many.
-const DROPS: usize = 8;
-const MEMINFO_LEN: usize = 9;
-
 /// Room for what one call gives. Pages that nothing was ever written to cost nothing.
 pub struct Buffers {
     bytes: Vec<u8>,
@@ -70,26 +65,10 @@ fn split(bytes: &[u8], stride: usize) -> impl Iterator<Item = &[u8]> {
     empty.into_iter().chain(bytes.chunks(stride.max(1)))
 }
 
-/// How many datagrams the kernel dropped because this socket's buffer was full, or because they were damaged. Never
-/// goes back but around 2³².
-///
-/// # Errors
-/// If the system does not say.
-pub fn kernel_drops(socket: &impl AsFd) -> io::Result<u32> {
-    let mut numbers = [0_u32; MEMINFO_LEN];
-    let mut len = libc::socklen_t::try_from(mem::size_of_val(&numbers)).expect("36");
-    let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: `numbers` and `len` live until the call returns, and the kernel writes at most `len` bytes to the first,
-    // which is as many as it has; any bytes are numbers. The descriptor is open, since it is borrowed.
-    let result =
-        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, numbers.as_mut_ptr().cast(), &raw mut len) };
-    // kernels before 4.12 do not know it
-    if result == 0 { Ok(numbers[DROPS]) } else { Err(io::Error::last_os_error()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket_state::kernel_drops;
     use std::net::UdpSocket;
     use std::time::{Duration, Instant};
 

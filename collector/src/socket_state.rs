@@ -1,0 +1,41 @@
+//! What the system counts of a socket.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// The place of the dropped datagrams among the numbers of `SO_MEMINFO` (`SK_MEMINFO_DROPS`), which are so many.
+const DROPS: usize = 8;
+const MEMINFO_LEN: usize = 9;
+/// The place of `tcpi_unacked` in `tcp_info`, in numbers of 32 bits.
+const UNACKED: usize = 6;
+
+/// How many datagrams the kernel dropped because this socket's buffer was full, or because they were damaged. Never
+/// goes back but around 2³².
+///
+/// # Errors
+/// If the system does not say.
+pub fn kernel_drops(socket: &impl AsFd) -> io::Result<u32> {
+    // kernels before 4.12 do not know it
+    Ok(numbers::<MEMINFO_LEN>(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)?[DROPS])
+}
+
+/// How many connections wait to be accepted from this socket, which is what `tcpi_unacked` says of one that listens
+/// (`tcp_get_info` in Linux' net/ipv4/tcp.c, as `ss -l` shows it).
+///
+/// # Errors
+/// If the system does not say.
+pub fn waiting_connections(listener: &impl AsFd) -> io::Result<u32> {
+    Ok(numbers::<{ UNACKED + 1 }>(listener, libc::IPPROTO_TCP, libc::TCP_INFO)?[UNACKED])
+}
+
+/// The first so many numbers of an option of a socket, see getsockopt(2).
+fn numbers<const LEN: usize>(socket: &impl AsFd, level: libc::c_int, option: libc::c_int) -> io::Result<[u32; LEN]> {
+    let mut numbers = [0_u32; LEN];
+    let mut len = libc::socklen_t::try_from(mem::size_of_val(&numbers)).expect("a few bytes");
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: `numbers` and `len` live until the call returns, and the kernel writes at most `len` bytes to the first,
+    // which is as many as it has; any bytes are numbers. The descriptor is open, since it is borrowed.
+    let result = unsafe { libc::getsockopt(fd, level, option, numbers.as_mut_ptr().cast(), &raw mut len) };
+    if result == 0 { Ok(numbers) } else { Err(io::Error::last_os_error()) }
+}
