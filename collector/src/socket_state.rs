@@ -39,3 +39,34 @@ fn numbers<const LEN: usize>(socket: &impl AsFd, level: libc::c_int, option: lib
     let result = unsafe { libc::getsockopt(fd, level, option, numbers.as_mut_ptr().cast(), &raw mut len) };
     if result == 0 { Ok(numbers) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    #[test]
+    fn what_the_kernel_drops_is_known() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        socket2::SockRef::from(&receiver).set_recv_buffer_size(4096).unwrap();
+        assert_eq!(kernel_drops(&receiver).unwrap(), 0);
+        for _ in 0..100 {
+            sender.send(&[0; 500]).unwrap();
+        }
+        receiver.set_nonblocking(true).unwrap();
+        let received = (0..).take_while(|_| receiver.recv(&mut [0; 500]).is_ok()).count();
+        assert_eq!(received + usize::try_from(kernel_drops(&receiver).unwrap()).unwrap(), 100);
+        assert!(received < 100);
+    }
+
+    #[test]
+    fn how_many_connections_wait_is_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let _waiting: Vec<_> = (0..7).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        let _accepted = [listener.accept().unwrap(), listener.accept().unwrap()];
+        assert_eq!(waiting_connections(&listener).unwrap(), 5);
+    }
+}

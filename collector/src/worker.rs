@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -230,8 +231,7 @@ impl Acceptor {
                         yield_now().await;
                         of_this_look = 0;
                         if looks.is_multiple_of(LOOKS_A_COUNT) {
-                            let are_many = waiting_connections(&listener).is_ok_and(|waiting| waiting >= MANY_WAITING);
-                            most = if are_many { ACCEPTS_A_LOOK } else { 1 };
+                            most = accepts_a_look(&listener);
                         }
                         looks = looks.wrapping_add(1);
                     }
@@ -301,6 +301,12 @@ impl Acceptor {
     }
 }
 
+/// How many connections a socket gives between two looks now.
+fn accepts_a_look(listener: &impl AsFd) -> u32 {
+    let are_many = waiting_connections(listener).is_ok_and(|waiting| waiting >= MANY_WAITING);
+    if are_many { ACCEPTS_A_LOOK } else { 1 }
+}
+
 /// A connection that is being served.
 struct Open {
     shared: Rc<Shared>,
@@ -322,8 +328,6 @@ impl Drop for Open {
 mod tests {
     use super::*;
     use std::io::Write;
-
-    const FEW_WAITING: u32 = 50;
 
     /// Has a worker accept so many connections that have all come already, each with a beginning, and look at the sockets until
     /// `count` says that it has done with all. What it counted after each look.
@@ -376,7 +380,7 @@ mod tests {
 
     #[test]
     fn few_connections_are_accepted_between_two_looks_at_the_sockets_however_many_wait() {
-        for (waiting, expected) in [(FEW_WAITING, 1), (MANY_WAITING - 1, 1), (2 * MANY_WAITING, ACCEPTS_A_LOOK)] {
+        for (waiting, expected) in [(50, 1), (MANY_WAITING - 1, 1), (2 * MANY_WAITING, ACCEPTS_A_LOOK)] {
             let seen = seen_after_looks(waiting, b"", |shared, _| shared.stats.opened.get());
             assert_eq!(most_a_look(&seen), Some(expected.into()), "{seen:?}");
         }

@@ -66,6 +66,15 @@ pub struct Taken<'a> {
     pub fate: Fate,
 }
 
+/// The events of a batch, those of an hour together.
+#[derive(Debug)]
+pub struct ByHour<'a> {
+    /// When it was decided about them.
+    pub decided_at: Option<Instant>,
+    /// Each hour, by its place among those that are being compacted, and its events in log order.
+    pub hours: Vec<(usize, Vec<Taken<'a>>)>,
+}
+
 impl Batch {
     /// Makes it empty, with the memory that it has.
     pub fn clear(&mut self) {
@@ -119,15 +128,10 @@ impl Batch {
         self.order.sort_by_key(|at| self.decisions[*at as usize].place);
     }
 
-    /// When that was.
-    pub fn decided_at(&self) -> Option<Instant> {
-        self.decided_at
-    }
-
-    /// The events of each hour, by its place, in log order.
-    pub fn by_hour(&self) -> impl Iterator<Item = (usize, Vec<Taken<'_>>)> {
+    /// Its events, those of an hour together.
+    pub fn by_hour(&self) -> ByHour<'_> {
         let place = |at: u32| self.decisions[at as usize].place;
-        self.order.chunk_by(move |a, b| place(*a) == place(*b)).map(move |of_hour| {
+        let hours = self.order.chunk_by(|a, b| place(*a) == place(*b)).map(|of_hour| {
             let taken = of_hour.iter().map(|at| {
                 let record = &self.records[*at as usize];
                 let (event, fate) = (self.event(record), self.decisions[*at as usize].fate);
@@ -135,7 +139,8 @@ impl Batch {
                 Taken { position: record.position, end, event, fate }
             });
             (place(of_hour[0]), taken.collect())
-        })
+        });
+        ByHour { decided_at: self.decided_at, hours: hours.collect() }
     }
 
     fn event<'a>(&'a self, record: &'a Record) -> EventView<'a> {

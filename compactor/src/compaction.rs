@@ -29,7 +29,7 @@ use tallylight_proto::time::{DAY_MS, Hour, Millis};
 use tallylight_service::{Bar, Watchdog};
 use thiserror::Error;
 
-use crate::batch::{Batch, Decision, Fate};
+use crate::batch::{Batch, ByHour, Decision, Fate};
 use crate::commit::{Commit, CommitError, Counts, Snapshot};
 use crate::crawlers::Crawlers;
 use crate::events::Events;
@@ -362,8 +362,9 @@ impl<J: FnMut(&mut Portion) -> Result<(), CompactError>> Stages<'_, J> {
             // behind what has failed nothing passes: who has failed tells it
             let judged = self.judging.pass(number, |judge| portions.iter_mut().try_for_each(judge))?;
             let Some(()) = judged else { break };
-            let each = |take: &dyn Fn(&Batch)| {
-                portions.iter().for_each(|portion| take(&portion.batch));
+            let batches: Vec<_> = portions.iter().map(|portion| portion.batch.by_hour()).collect();
+            let each = |take: &dyn Fn(&ByHour<'_>)| {
+                batches.iter().for_each(take);
                 Ok::<_, CompactError>(())
             };
             let Some(()) = self.counting.pass(number, |()| each(&|batch| self.open.count(batch)))? else { break };

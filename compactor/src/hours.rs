@@ -14,7 +14,7 @@ use tallylight_host::clock;
 use tallylight_proto::time::Hour;
 use thiserror::Error;
 
-use crate::batch::{Batch, Fate, Taken};
+use crate::batch::{ByHour, Fate, Taken};
 use crate::events::{Events, Pending};
 use crate::groups::{By, Groups};
 use crate::hourly::Hourly;
@@ -249,12 +249,13 @@ impl Hours {
 
     /// Forgets hours of which nothing waits: those that are complete, and those for which there is no room.
     fn forget(&mut self, counted: &mut Vec<Counted>, waiting: &mut Vec<Waiting>, due: Due, kept_from: Hour) {
-        let is_kept = |(hour, rows): (&mut Counted, &mut Waiting)| {
-            let waits = unpublished_from(hour, rows).is_some();
-            hour.since = hour.since.filter(|_| waits);
-            waits || (hour.is_open(due) && hour.hour >= kept_from)
-        };
-        let kept: Vec<bool> = counted.iter_mut().zip(&mut *waiting).map(is_kept).collect();
+        let waits: Vec<bool> =
+            counted.iter().zip(&*waiting).map(|(hour, rows)| unpublished_from(hour, rows).is_some()).collect();
+        for (hour, _) in counted.iter_mut().zip(&waits).filter(|(_, waits)| !**waits) {
+            hour.since = None;
+        }
+        let is_kept = |(hour, waits): (&Counted, &bool)| *waits || (hour.is_open(due) && hour.hour >= kept_from);
+        let kept: Vec<bool> = counted.iter().zip(&waits).map(is_kept).collect();
         keep(counted, &kept);
         keep(waiting, &kept);
         self.places = counted.iter().enumerate().map(|(place, hour)| (hour.hour, place)).collect();
@@ -359,26 +360,26 @@ impl Bounds {
 
 impl Open {
     /// Counts events in; batches come in log order.
-    pub fn count(&self, batch: &Batch) {
+    pub fn count(&self, batch: &ByHour<'_>) {
         let mut counted = self.counted();
-        for (place, events) in batch.by_hour() {
-            let hour = &mut counted[place];
+        for (place, events) in &batch.hours {
+            let hour = &mut counted[*place];
             let before = hour.groups.bytes();
-            hour.count(&events, self);
-            hour.since = hour.since.or(batch.decided_at());
+            hour.count(events, self);
+            hour.since = hour.since.or(batch.decided_at);
             // what grows may also shrink
             self.group_bytes.fetch_add(hour.groups.bytes().wrapping_sub(before), Relaxed);
         }
     }
 
     /// Takes their rows; batches come in log order.
-    pub fn take_rows(&self, batch: &Batch) {
+    pub fn take_rows(&self, batch: &ByHour<'_>) {
         if !self.rows {
             return;
         }
         let mut waiting = self.waiting();
-        for (place, events) in batch.by_hour() {
-            let Waiting { pending, covered } = &mut waiting[place];
+        for (place, events) in &batch.hours {
+            let Waiting { pending, covered } = &mut waiting[*place];
             let before = pending.bytes();
             let is_row = |taken: &&Taken<'_>| taken.fate != Fate::Duplicate && taken.end > *covered;
             pending.push_all(&events.iter().filter(is_row).collect::<Vec<_>>());
