@@ -280,6 +280,12 @@ impl Hours {
         &self.published
     }
 
+    /// Since when something of each hour waits.
+    #[cfg(test)]
+    pub(crate) fn waiting_since(&self) -> Vec<Option<Instant>> {
+        self.open.counted().iter().map(|hour| hour.since).collect()
+    }
+
     /// How many hours are in memory.
     pub fn len(&self) -> usize {
         self.places.len()

@@ -380,6 +380,28 @@ fn an_open_hour_is_shown_as_often_as_it_is_to_be_however_often_there_must_be_roo
     rows_go_first(Bounds { pending_bytes: 1, shown_every: Duration::ZERO, ..Bounds::default() }, 0);
 }
 
+#[test]
+fn what_comes_after_all_of_an_hour_was_published_waits_from_then_on() {
+    let folder = testlog::folder();
+    let mut log = TestLog::new(folder.path(), 1 << 20);
+    let mut compaction = Compaction::open(config(folder.path())).unwrap();
+    let mut before = None;
+    for n in 1..=2 {
+        log.event(&event(n, 0));
+        log.commit();
+        compaction.look().unwrap();
+        compaction.read(None, &AtomicBool::new(false)).unwrap();
+        let [Some(since)] = compaction.sorter.hours.waiting_since()[..] else { panic!("it waits") };
+        assert!(before < Some(since));
+        before = Some(since);
+        // the hour is open, and its aggregate alone is not all
+        compaction.publish(START + MINUTE, false).unwrap();
+        assert_eq!(compaction.sorter.hours.waiting_since(), [before]);
+        compaction.publish(START + MINUTE, true).unwrap();
+        assert_eq!(compaction.sorter.hours.waiting_since(), [None]);
+    }
+}
+
 /// Publishes an event at a time, of which only rows can be seen before so many were.
 fn rows_go_first(bounds: Bounds, steps: u64) {
     let folder = testlog::folder();
