@@ -1,15 +1,19 @@
-//! Merging: as runs become many, several of like size become one, so that few have to be asked.
+//! Merging: several runs of like size become one, so that few have to be asked.
 //!
-//! A copy is written again each time its run moves up a size, that is a handful of times in its life. Runs above
-//! [`MOST_COPIES`] stay as they are, and go as a whole when they are old.
+//! That is due when they have been asked as often as they hold copies, since looking into one costs about what writing a copy
+//! again does, or when runs become many. Ids of version 7 are sorted by their time, as runs are, and hardly ever have one
+//! looked into that is older; of other ids each has all of them. A copy is written again each time its run moves up a size, that
+//! is a handful of times in its life. Runs above [`MOST_COPIES`] stay as they are, and go as a whole when they are old.
 
 use std::path::Path;
 
 use super::run::{self, COPIES_IN_GROUP, Run, RunReader};
 use super::{FirstCopy, IndexError};
 
-/// So many runs of one size are merged.
+/// So many runs of one size are merged, at least.
 const OF_ONE_SIZE: usize = 4;
+/// So many runs are many: of each id it must be looked in which of them it may be.
+const MANY_RUNS: usize = 16;
 /// Up to here, a run is of the smallest size; each next one is four times as large. 1 MiB.
 const SMALLEST_COPIES: u64 = 32_768;
 /// So many copies are worth starting threads for.
@@ -17,17 +21,28 @@ pub(super) const MUCH: u64 = 65_536;
 /// No run is made larger than this by merging: 2 GiB, seconds of work.
 const MOST_COPIES: u64 = 64 << 20;
 
+/// What decides whether a run is merged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) copies: u64,
+    /// How often it was looked into.
+    pub(super) asked: u64,
+}
+
 /// The places of runs to be merged now, if there are any: the smallest that are enough of one size.
-pub(super) fn choose(copies: &[u64]) -> Option<Vec<usize>> {
-    let largest = copies.iter().map(|copies| size(*copies)).max()?;
+pub(super) fn choose(runs: &[Held]) -> Option<Vec<usize>> {
+    let largest = runs.iter().map(|run| size(run.copies)).max()?;
+    let are_many = runs.len() >= MANY_RUNS;
     (0..=largest).find_map(|of| {
-        let mut sum = 0;
-        let of_that_size = (0..copies.len()).filter(|n| size(copies[*n]) == of);
+        let (mut copies, mut asked) = (0, 0);
+        let of_that_size = (0..runs.len()).filter(|n| size(runs[*n].copies) == of);
         let few_enough = of_that_size.take_while(|n| {
-            sum += copies[*n];
-            sum <= MOST_COPIES
+            copies += runs[*n].copies;
+            asked += runs[*n].asked;
+            copies <= MOST_COPIES
         });
-        Some(few_enough.collect::<Vec<_>>()).filter(|chosen| chosen.len() >= OF_ONE_SIZE)
+        let chosen: Vec<_> = few_enough.collect();
+        (chosen.len() >= OF_ONE_SIZE && (are_many || asked >= copies)).then_some(chosen)
     })
 }
 
@@ -120,13 +135,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn four_of_a_size_are_merged_smallest_first() {
-        assert_eq!(choose(&[]), None);
-        assert_eq!(choose(&[1, 1, 1]), None);
-        assert_eq!(choose(&[1, 32_768, 32_769, 7, 7]), Some(vec![0, 1, 3, 4]));
-        assert_eq!(choose(&[200_000, 200_000, 200_000, 200_000, 1]), Some(vec![0, 1, 2, 3]));
-        assert_eq!(choose(&[32 << 20; 4]), None, "they would be too large");
-        assert_eq!(choose(&[12 << 20; 7]), Some(vec![0, 1, 2, 3, 4]), "so would all of them");
+    fn four_of_a_size_are_merged_smallest_first_once_that_has_paid() {
+        let held = |copies: &[u64], asked: &[u64]| -> Vec<_> {
+            copies.iter().zip(asked).map(|(copies, asked)| Held { copies: *copies, asked: *asked }).collect()
+        };
+        // each was asked as often as it has copies
+        let all_asked = |copies: &[u64]| choose(&held(copies, copies));
+        assert_eq!(all_asked(&[]), None);
+        assert_eq!(all_asked(&[1, 1, 1]), None);
+        assert_eq!(all_asked(&[1, 32_768, 32_769, 7, 7]), Some(vec![0, 1, 3, 4]));
+        assert_eq!(all_asked(&[200_000, 200_000, 200_000, 200_000, 1]), Some(vec![0, 1, 2, 3]));
+        assert_eq!(all_asked(&[32 << 20; 4]), None, "they would be too large");
+        assert_eq!(all_asked(&[12 << 20; 7]), Some(vec![0, 1, 2, 3, 4]), "so would all of them");
+
+        let few = [100, 100, 100, 100, 200_000, 200_000, 200_000, 200_000];
+        assert_eq!(choose(&held(&few, &[0, 0, 0, 399, 0, 0, 0, 0])), None);
+        assert_eq!(choose(&held(&few, &[0, 0, 0, 400, 0, 0, 0, 0])), Some(vec![0, 1, 2, 3]));
+        assert_eq!(choose(&held(&few, &[0, 0, 0, 0, 800_000, 0, 0, 0])), Some(vec![4, 5, 6, 7]));
+        assert_eq!(choose(&held(&[100; 15], &[0; 15])), None);
+        assert_eq!(choose(&held(&[100; 16], &[0; 16])), Some((0..16).collect()), "they are many");
     }
 
     #[test]
@@ -152,20 +179,34 @@ mod tests {
     }
 
     #[test]
-    fn runs_stay_few_however_many_are_added() {
-        let mut runs: Vec<u64> = Vec::new();
-        let (mut most, mut written, added) = (0, 0, 20_000);
-        for _ in 0..added {
-            runs.push(4_000);
-            while let Some(chosen) = choose(&runs) {
-                let merged = chosen.iter().map(|n| runs[*n]).sum();
-                written += merged;
-                runs = (0..runs.len()).filter(|n| !chosen.contains(n)).map(|n| runs[n]).chain([merged]).collect();
+    fn runs_stay_few_and_copies_are_seldom_written_again() {
+        // small runs or full heads; ids are looked for in no run, or in all of them
+        for (added, copies, are_asked, few, seldom) in [
+            (20_000, 4_000, false, 19, 5.5),
+            (20_000, 4_000, true, 19, 7.0),
+            (128, 3 << 18, false, 16, 1.0),
+            (128, 3 << 18, true, 9, 3.0),
+        ] {
+            let mut runs: Vec<Held> = Vec::new();
+            let (mut most, mut written) = (0, 0);
+            for _ in 0..added {
+                runs.push(Held { copies, asked: 0 });
+                runs.iter_mut().for_each(|run| run.asked += u64::from(are_asked) * copies);
+                most = most.max(runs.len());
+                while let Some(chosen) = choose(&runs) {
+                    let merged = chosen.iter().map(|n| runs[*n].copies).sum();
+                    written += merged;
+                    let mut places = 0..;
+                    runs.retain(|_| !chosen.contains(&places.next().unwrap()));
+                    runs.push(Held { copies: merged, asked: 0 });
+                }
             }
-            most = most.max(runs.len());
+            assert_eq!(runs.iter().map(|run| run.copies).sum::<u64>(), added * copies);
+            let times = written as f64 / (added * copies) as f64;
+            assert!(
+                most <= few && times <= seldom,
+                "{added} of {copies}: {most} runs, each written {times} times again"
+            );
         }
-        assert_eq!(runs.iter().sum::<u64>(), added * 4_000);
-        assert!(most <= 24, "{most} runs");
-        assert!(written <= 10 * added * 4_000, "each copy written {} times", written / (added * 4_000));
     }
 }

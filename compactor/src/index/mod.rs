@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! judge ──▶ head, in memory ──▶ runs, sorted files ──▶ merged, older ones dropped
-//!           bounded; full or    immutable; filters     four of a size become one
+//!           bounded; full or    immutable; filters     those of a size become one
 //!           at a commit ───────▶
 //! ```
 //!
@@ -40,6 +40,7 @@ use cache::PageCache;
 use filter::FilterKey;
 use head::{Head, HeadKey, Keyed};
 use manifest::Manifest;
+use merge::Held;
 use run::{COPIES_IN_GROUP, Run};
 
 /// Why the index has no answer.
@@ -71,7 +72,7 @@ impl IndexError {
 }
 
 /// With fewer runs than this, merging waits until a commit is done, so that it keeps nobody waiting.
-const MOST_RUNS_IN_A_COMMIT: usize = 16;
+const MOST_RUNS_IN_A_COMMIT: usize = 24;
 
 /// Whether a record counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +213,7 @@ impl Index {
             return Ok(verdict);
         }
         let key = FilterKey::of(copy.id);
-        for run in self.runs.iter().rev() {
+        for run in self.runs.iter_mut().rev() {
             let verdict = run.find(&mut self.cache, copy.id, key, |held| copy.judged_by(&held))?;
             if let Some(verdict) = verdict {
                 return Ok(verdict);
@@ -243,7 +244,7 @@ impl Index {
     pub fn flush(&mut self, through: u64) -> Result<(), IndexError> {
         self.write_head(self.through.max(through))?;
         self.flushed = self.newest.take().or(self.flushed);
-        self.merge_if_many()
+        if self.runs.len() >= MOST_RUNS_IN_A_COMMIT { self.merge() } else { Ok(()) }
     }
 
     /// To be called once all that was judged before the last flush is committed, so that it will not be judged again:
@@ -273,7 +274,7 @@ impl Index {
     fn hold(&mut self, copy: FirstCopy, key: HeadKey) -> Result<(), IndexError> {
         if self.head.len() >= self.limits.head_copies.max(1) {
             self.write_head(self.through)?;
-            self.merge_if_many()?;
+            self.merge()?;
         }
         self.head.push(copy, key);
         Ok(())
@@ -304,12 +305,9 @@ impl Index {
         Ok(())
     }
 
-    fn merge_if_many(&mut self) -> Result<(), IndexError> {
-        if self.runs.len() >= MOST_RUNS_IN_A_COMMIT { self.merge() } else { Ok(()) }
-    }
-
     fn merge(&mut self) -> Result<(), IndexError> {
-        while let Some(chosen) = merge::choose(&self.runs.iter().map(|run| run.copies).collect::<Vec<_>>()) {
+        let held = |run: &Run| Held { copies: run.copies, asked: run.asked };
+        while let Some(chosen) = merge::choose(&self.runs.iter().map(held).collect::<Vec<_>>()) {
             let runs: Vec<_> = chosen.iter().map(|n| &self.runs[*n]).collect();
             let numbers: Vec<_> = runs.iter().map(|run| run.number).collect();
             let number = self.next_number;

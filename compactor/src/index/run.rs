@@ -94,6 +94,8 @@ pub(super) struct Run {
     /// The first id of each group.
     fences: Vec<u128>,
     last: u128,
+    /// How often its pages were looked at, since it was opened.
+    pub(super) asked: u64,
 }
 
 impl Run {
@@ -123,7 +125,7 @@ impl Run {
             let here = FENCES_IN_PAGE.min(shape.groups - fences.len());
             fences.extend((0..here).map(|n| id_at(&page, n * ID_BYTES)));
         }
-        Ok(Self { file, number, copies, newest, shape, fences, last })
+        Ok(Self { file, number, copies, newest, shape, fences, last, asked: 0 })
     }
 
     /// Bytes of memory that it holds on to.
@@ -133,7 +135,7 @@ impl Run {
 
     /// Shows all copies of an id, until one of them is an answer.
     pub(super) fn find<T>(
-        &self,
+        &mut self,
         cache: &mut PageCache,
         id: u128,
         key: FilterKey,
@@ -145,6 +147,7 @@ impl Run {
         // the copies of one id may go on behind a fence that is this very id
         let mut group = self.fences.partition_point(|fence| *fence < id).saturating_sub(1);
         while self.fences.get(group).is_some_and(|fence| *fence <= id) {
+            self.asked += 1;
             let leaf = cache.page(&self.file, self.number, self.shape.leaf(group))?;
             if filter::may_hold(&leaf[FILTER_AT..BODY_BYTES], key) {
                 let (before, end) = (self.shape.blocks_before(group), self.shape.blocks_before(group + 1));

@@ -164,7 +164,7 @@ fn a_large_run_finds_every_id_and_no_other() {
     };
     assert_eq!(written(&folder, 5, &(0..copies).map(copy).collect::<Vec<_>>()), copies);
 
-    let run = Run::open(folder.path(), 5, copies).unwrap();
+    let mut run = Run::open(folder.path(), 5, copies).unwrap();
     assert_eq!(run.memory(), 300 * 16);
     let mut cache = PageCache::new(64 * page::PAGE_BYTES);
     let mut positions = |id: u128| {
@@ -206,7 +206,7 @@ fn any_flipped_byte_of_a_run_is_an_error_and_never_a_wrong_answer() {
     let file = fs::File::options().write(true).open(&path).unwrap();
 
     let errors = || {
-        let Ok(run) = Run::open(folder.path(), 7, copies) else { return 1 };
+        let Ok(mut run) = Run::open(folder.path(), 7, copies) else { return 1 };
         let mut cache = PageCache::new(1 << 20);
         let mut errors = 0;
         for n in (0..copies).step_by(10) {
@@ -275,6 +275,10 @@ fn a_crash_at_any_step_of_a_flush_with_merges_loses_nothing_that_was_flushed() {
             }
         }
         assert_eq!(index.usage().runs, 3);
+        // looked for often enough for a merge to pay
+        for n in (0..30).chain(0..30) {
+            assert_eq!(index.judge(id(n.into()), n + 1000, NOW).unwrap(), Verdict::Duplicate);
+        }
         (30..40).for_each(|n| assert_eq!(judge(&mut index, n), Verdict::First));
         let (flushed, survived) = crash::after(steps, || {
             index.flush(40)?;
