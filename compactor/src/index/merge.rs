@@ -185,7 +185,7 @@ mod tests {
             (20_000, 4_000, false, 19, 5.5),
             (20_000, 4_000, true, 19, 7.0),
             (128, 3 << 18, false, 16, 1.0),
-            (128, 3 << 18, true, 9, 3.0),
+            (128, 3 << 18, true, 11, 3.0),
         ] {
             let mut runs: Vec<Held> = Vec::new();
             let (mut most, mut written) = (0, 0);
