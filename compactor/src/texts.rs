@@ -184,20 +184,18 @@ impl TextList {
 
     /// The text with a number, counted from 0.
     pub fn get(&self, number: u32) -> &[u8] {
-        let number = number as usize;
-        let from = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.bytes[from as usize..self.ends[number] as usize]
+        self.at(number as usize)
+    }
+
+    /// The same.
+    pub fn at(&self, place: usize) -> &[u8] {
+        let from = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[from as usize..self.ends[place] as usize]
     }
 
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.range(0..self.len())
-    }
-
-    /// Those with these numbers, in order.
-    pub fn range(&self, numbers: Range<usize>) -> impl Iterator<Item = &[u8]> {
-        let first = u32::try_from(numbers.start).expect("memory ends before four billion texts");
-        (first..).take(numbers.len()).map(|number| self.get(number))
+        (0..self.len()).map(|place| self.at(place))
     }
 }
 

@@ -7,13 +7,15 @@
 //!
 //! | values | encoding |
 //! | --- | --- |
-//! | [`texts`](Encoder::texts) | a dictionary in the order of their numbers; plain, if most of them came once |
+//! | [`texts`](Encoder::texts) | a dictionary in the order of their numbers; if most of them came once, DELTA_LENGTH_BYTE_ARRAY, or DELTA_BYTE_ARRAY if neighbours begin alike |
 //! | [`times`](Encoder::times) | DELTA_BINARY_PACKED |
 //! | [`numbers`](Encoder::numbers), [`doubles`](Encoder::doubles) | a dictionary; plain, if most of them came once |
-//! | [`binaries`](Encoder::binaries), [`ids`](Encoder::ids), [`flags`](Encoder::flags) | plain |
+//! | [`binaries`](Encoder::binaries) | DELTA_LENGTH_BYTE_ARRAY |
+//! | [`ids`](Encoder::ids), [`flags`](Encoder::flags) | plain |
 //!
 //! Pages are zstd at its fastest, ids excepted, which are random. Which values are null, or belong to one row,
-//! stands before a page's values as levels (<https://parquet.apache.org/docs/file-format/>).
+//! stands before a page's values as levels (<https://parquet.apache.org/docs/file-format/>). Lengths stand apart from texts, since
+//! between them they are what zstd looks at for longest, and what keeps it from coding random digits by their frequency alone.
 
 mod packing;
 
@@ -38,6 +40,8 @@ use crate::texts::TextList;
 const PAGE_ROWS: usize = 64 * 1024;
 /// A longer text is not told as the least or greatest one.
 const STATISTICS_BYTES: usize = 64;
+/// So many texts tell whether neighbours begin alike.
+const LOOKED_AT: usize = 1024;
 /// zstd at its fastest.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -92,23 +96,49 @@ impl Encoder {
             let (least, greatest) = least.flatten().zip(greatest.flatten()).unzip();
             Statistics::byte_array(least, greatest, None, Some(nulls), false)
         };
-        let put = |text: &[u8], out: &mut Vec<u8>| {
-            put_length(text.len(), out);
-            out.extend_from_slice(text);
-        };
         match numbers {
             Some(numbers) if is_worth_a_dictionary(texts.len(), numbers.len()) => {
                 self.dictionary.clear();
-                texts.iter().for_each(|text| put(text, &mut self.dictionary));
+                for text in texts.iter() {
+                    put_length(text.len(), &mut self.dictionary);
+                    self.dictionary.extend_from_slice(text);
+                }
                 self.by_dictionary(column, levels, texts.len(), numbers, statistics)
             }
-            Some(numbers) => self.plain(column, levels, numbers.len(), statistics, |range, out| {
-                numbers[range].iter().for_each(|number| put(texts.get(*number), out));
-            }),
-            None => self.plain(column, levels, texts.len(), statistics, |range, out| {
-                texts.range(range).for_each(|text| put(text, out));
-            }),
+            Some(numbers) => {
+                let text = |row: usize| texts.get(numbers[row]);
+                self.one_by_one(column, levels, numbers.len(), statistics, text)
+            }
+            None => self.one_by_one(column, levels, texts.len(), statistics, |row| texts.at(row)),
         }
+    }
+
+    /// Texts without a dictionary.
+    fn one_by_one<'t>(
+        &mut self,
+        column: &ColumnDescPtr,
+        levels: Levels<'_>,
+        values: usize,
+        statistics: impl FnOnce(u64) -> Statistics,
+        text: impl Fn(usize) -> &'t [u8],
+    ) -> Chunk {
+        let are_alike = do_begin_alike(values, &text);
+        let encoding = if are_alike { Encoding::DELTA_BYTE_ARRAY } else { Encoding::DELTA_LENGTH_BYTE_ARRAY };
+        let pages = Pages { levels, values, encoding, is_compressed: true };
+        let mut lengths = Vec::new();
+        self.chunk(column, None, pages, statistics, |range, out| {
+            let mut alike = vec![0; range.len()];
+            if are_alike {
+                // a page can be read without the one before it
+                for (row, alike) in range.clone().zip(&mut alike).skip(1) {
+                    *alike = common_len(text(row - 1), text(row));
+                }
+                put_lengths(alike.iter().copied(), &mut lengths, out);
+            }
+            let rests = || range.clone().zip(&alike).map(|(row, alike)| &text(row)[*alike..]);
+            put_lengths(rests().map(<[u8]>::len), &mut lengths, out);
+            rests().for_each(|rest| out.extend_from_slice(rest));
+        })
     }
 
     /// Times, or other whole numbers that are mostly different.
@@ -140,13 +170,13 @@ impl Encoder {
     /// Bytes that are hardly ever the same.
     pub fn binaries(&mut self, column: &ColumnDescPtr, bytes: &[u8], ends: &[usize]) -> Chunk {
         let statistics = |nulls| Statistics::byte_array(None, None, None, Some(nulls), false);
-        self.plain(column, Levels::Required, ends.len(), statistics, |range, out| {
-            let mut from = range.start.checked_sub(1).map_or(0, |before| ends[before]);
-            for end in &ends[range] {
-                put_length(end - from, out);
-                out.extend_from_slice(&bytes[from..*end]);
-                from = *end;
-            }
+        let encoding = Encoding::DELTA_LENGTH_BYTE_ARRAY;
+        let pages = Pages { levels: Levels::Required, values: ends.len(), encoding, is_compressed: true };
+        let begin = |at: usize| at.checked_sub(1).map_or(0, |before| ends[before]);
+        let mut lengths = Vec::new();
+        self.chunk(column, None, pages, statistics, |range, out| {
+            put_lengths(range.clone().map(|at| ends[at] - begin(at)), &mut lengths, out);
+            out.extend_from_slice(&bytes[begin(range.start)..begin(range.end)]);
         })
     }
 
@@ -400,6 +430,28 @@ fn put_levels(levels: &[u32], out: &mut Vec<u8>) {
 fn put_length(len: usize, out: &mut Vec<u8>) {
     let len = u32::try_from(len).expect("a record is at most 256 KiB");
     out.extend_from_slice(&len.to_le_bytes());
+}
+
+/// Appends lengths as differences, which are gathered in `scratch`.
+fn put_lengths(lengths: impl Iterator<Item = usize>, scratch: &mut Vec<i64>, out: &mut Vec<u8>) {
+    scratch.clear();
+    scratch.extend(lengths.map(|len| i64::try_from(len).expect("it is in memory")));
+    packing::deltas(scratch, out);
+}
+
+/// Whether the first texts have so much in common with the one before them that it is worth leaving out: a third.
+fn do_begin_alike<'t>(values: usize, text: &impl Fn(usize) -> &'t [u8]) -> bool {
+    let pairs = (1..values.min(LOOKED_AT)).map(|row| (text(row - 1), text(row)));
+    let (alike, all) =
+        pairs.fold((0, 0), |(alike, all), (one, next)| (alike + common_len(one, next), all + next.len()));
+    alike * 3 > all
+}
+
+/// How many bytes two texts have in common at their beginnings.
+pub fn common_len(text: &[u8], other: &[u8]) -> usize {
+    let eights = text.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
+    let same = 8 * eights.take_while(|(ours, theirs)| ours == theirs).count();
+    same + text[same..].iter().zip(&other[same..]).take_while(|(ours, theirs)| ours == theirs).count()
 }
 
 /// Whether numbers for so many values take less than the values themselves.

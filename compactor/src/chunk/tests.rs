@@ -41,14 +41,26 @@ fn statistics(file: &Bytes) -> Statistics {
     reader.metadata().row_group(0).column(0).statistics().unwrap().clone()
 }
 
+fn encodings(file: &Bytes) -> Vec<Encoding> {
+    let reader = SerializedFileReader::new(file.clone()).unwrap();
+    reader.metadata().row_group(0).column(0).encodings().collect()
+}
+
 fn times(values: &[i64]) -> Vec<i64> {
     let file = file("required int64 a;", |encoder, column| encoder.times(column, Levels::Required, values));
     column(&file, |array| array.as_primitive::<Int64Type>().values().to_vec())
 }
 
 fn texts(values: &[String]) -> Vec<String> {
-    let file = file("required binary a (STRING);", |encoder, column| texts_chunk(encoder, column, values));
-    column(&file, |array| array.as_string::<i32>().iter().map(|text| text.unwrap().to_owned()).collect())
+    texts_of(&texts_file(values))
+}
+
+fn texts_file(values: &[String]) -> Bytes {
+    file("required binary a (STRING);", |encoder, column| texts_chunk(encoder, column, values))
+}
+
+fn texts_of(file: &Bytes) -> Vec<String> {
+    column(file, |array| array.as_string::<i32>().iter().map(|text| text.unwrap().to_owned()).collect())
 }
 
 fn texts_chunk<T: AsRef<[u8]>>(encoder: &mut Encoder, column: &ColumnDescPtr, values: &[T]) -> Chunk {
@@ -77,6 +89,22 @@ proptest! {
         let values: Vec<String> =
             values.iter().flat_map(|(text, times)| vec![(text % most).to_string(); *times]).collect();
         prop_assert_eq!(texts(&values), values);
+    }
+
+    #[test]
+    fn texts_that_begin_alike_read_back(mut values in prop::collection::vec("[ab]{0,20}", 0..300), is_sorted in any::<bool>()) {
+        if is_sorted {
+            values.sort();
+        }
+        prop_assert_eq!(texts(&values), values);
+    }
+
+    #[test]
+    fn binaries_read_back(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 0..300)) {
+        let ends: Vec<usize> = values.iter().scan(0, |end, value| { *end += value.len(); Some(*end) }).collect();
+        let file = file("required binary a;", |encoder, column| encoder.binaries(column, &values.concat(), &ends));
+        let read = column(&file, |array| array.as_binary::<i32>().iter().map(|value| value.unwrap().to_vec()).collect());
+        prop_assert_eq!(read, values);
     }
 
     #[test]
@@ -137,6 +165,24 @@ fn columns_of_several_pages_read_back() {
         file(list, |encoder, column| encoder.texts(column, Levels::Repeated(&counts), texts.list(), Some(&numbers)));
     let lengths = column(&file, |array| array.as_list::<i32>().iter().map(|row| row.unwrap().len()).collect());
     assert_eq!(lengths, counts.iter().map(|count| *count as usize).collect::<Vec<_>>());
+}
+
+#[test]
+fn texts_that_come_once_are_told_by_their_neighbours_where_those_begin_alike() {
+    let rows = 2 * PAGE_ROWS + 77;
+    let random = |n: usize| (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let alike: Vec<String> = (0..rows).map(|n| format!("https://shop.example/books/{n:06}")).collect();
+    let unlike: Vec<String> = (0..rows).map(|n| format!("{:x}", random(n))).collect();
+    let few: Vec<String> = (0..rows).map(|n| (n % 100).to_string()).collect();
+    for (values, encoding) in [
+        (alike, Encoding::DELTA_BYTE_ARRAY),
+        (unlike, Encoding::DELTA_LENGTH_BYTE_ARRAY),
+        (few, Encoding::RLE_DICTIONARY),
+    ] {
+        let file = texts_file(&values);
+        assert!(encodings(&file).contains(&encoding), "{:?}", encodings(&file));
+        assert_eq!(texts_of(&file), values);
+    }
 }
 
 #[test]
