@@ -26,12 +26,19 @@ static LINES_EVERYWHERE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     EVERYWHERE.iter().for_each(|(name, value)| put_line(name.as_str(), value.as_bytes(), &mut lines));
     lines
 });
+/// The pixel's lines to whoever has no origin, but for those that differ: nearly all answers are this one.
+static LINES_OF_THE_PIXEL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut lines = Vec::new();
+    Answer::pixel().put_lines(None, &mut lines);
+    lines
+});
 /// And to a page whose origin is known.
 static OF_AN_ORIGIN: [(HeaderName, HeaderValue); 2] = [
     (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true")),
     (header::VARY, HeaderValue::from_static("Origin")),
 ];
 
+const GIF: &str = "image/gif";
 /// The smallest GIF that all browsers take: one transparent pixel.
 const PIXEL: &[u8; 43] =
     b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\0\0\0\x21\xF9\x04\x01\0\0\0\0\x2C\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0\x3B";
@@ -84,12 +91,7 @@ impl Answer {
 
     /// `200` and the transparent GIF.
     pub fn pixel() -> Self {
-        Self {
-            status: StatusCode::OK,
-            body: Bytes::from_static(PIXEL),
-            content_type: Some("image/gif"),
-            ..Self::no_content()
-        }
+        Self { status: StatusCode::OK, body: Bytes::from_static(PIXEL), content_type: Some(GIF), ..Self::no_content() }
     }
 
     /// `200` and what it is.
@@ -140,7 +142,7 @@ impl Answer {
 
     /// The transparent GIF in place of the text, so that no page shows a broken image.
     pub fn with_pixel(self) -> Self {
-        Self { body: Bytes::from_static(PIXEL), content_type: Some("image/gif"), ..self }
+        Self { body: Bytes::from_static(PIXEL), content_type: Some(GIF), ..self }
     }
 
     /// With a word in `Tallylight-Refused`.
@@ -197,9 +199,30 @@ impl Answer {
     /// The same as it stands on a connection of HTTP/1.1, added to `out`: of an answer to a beacon, which says nothing twice. An
     /// origin that is no header value is none.
     pub fn write_http1(&self, origin: Option<&[u8]>, sent: Sent<'_>, out: &mut Vec<u8>) {
-        let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
+        match origin.and_then(|origin| HeaderValue::from_bytes(origin).ok()) {
+            None if self.is_the_pixel() => out.extend_from_slice(&LINES_OF_THE_PIXEL),
+            origin => self.put_lines(origin.as_ref(), out),
+        }
+        put_line("date", sent.date.as_bytes(), out);
+        if sent.is_last {
+            put_line("connection", b"close", out);
+        }
+        out.extend_from_slice(b"\r\n");
+        if !sent.is_head {
+            out.extend_from_slice(&self.body);
+        }
+    }
+
+    /// Whether it is [`Self::pixel`] and says nothing besides.
+    fn is_the_pixel(&self) -> bool {
+        let Self { status, body, content_type, refused, extra, retry_after, own, is_for_everybody: _ } = self;
+        let says_nothing = refused.is_none() && extra.is_empty() && retry_after.is_none() && own.is_empty();
+        *status == StatusCode::OK && *content_type == Some(GIF) && body.len() == PIXEL.len() && says_nothing
+    }
+
+    /// Its first lines, which depend on nothing but it and the origin.
+    fn put_lines(&self, origin: Option<&HeaderValue>, out: &mut Vec<u8>) {
         match self.status {
-            // nearly all are one of these
             StatusCode::OK => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
             StatusCode::NO_CONTENT => out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n"),
             status => {
@@ -210,18 +233,9 @@ impl Answer {
             }
         }
         out.extend_from_slice(&LINES_EVERYWHERE);
-        let mut put = |name: &str, value: &[u8]| put_line(name, value, out);
-        self.each_own_header(origin.as_ref(), |name, value| put(name.as_str(), value.as_bytes()));
+        self.each_own_header(origin, |name, value| put_line(name.as_str(), value.as_bytes(), out));
         if self.status != StatusCode::NO_CONTENT {
-            put("content-length", itoa::Buffer::new().format(self.body.len()).as_bytes());
-        }
-        put("date", sent.date.as_bytes());
-        if sent.is_last {
-            put("connection", b"close");
-        }
-        out.extend_from_slice(b"\r\n");
-        if !sent.is_head {
-            out.extend_from_slice(&self.body);
+            put_line("content-length", itoa::Buffer::new().format(self.body.len()).as_bytes(), out);
         }
     }
 
@@ -321,6 +335,40 @@ mod tests {
             assert_eq!(response.headers()["tallylight-refused"], reason.label());
             let seconds: u32 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
             assert!(seconds > 0);
+        }
+    }
+
+    #[test]
+    fn what_is_written_says_what_a_response_does() {
+        let answers: [fn() -> Answer; 5] = [
+            Answer::pixel,
+            || Answer::pixel().with_refused("speculative"),
+            || Answer::pixel().for_everybody(),
+            || Answer::shed(Shed::Queue).with_pixel(),
+            Answer::no_content,
+        ];
+        for answer in answers {
+            for origin in [None, Some("https://shop.example")] {
+                let mut out = Vec::new();
+                let sent = Sent { is_head: false, is_last: true, date: "now" };
+                answer().write_http1(origin.map(str::as_bytes), sent, &mut out);
+                let head = out.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
+                let lines = str::from_utf8(&out[..head]).unwrap().split("\r\n").skip(1);
+                let lines = lines.map(|line| line.split_once(": ").unwrap());
+                let written: std::collections::BTreeMap<_, _> = lines.collect();
+                let mut expected = headers(answer(), origin);
+                expected.insert("date", "now".parse().unwrap());
+                expected.insert("connection", "close".parse().unwrap());
+                let (length, status) = (answer().body.len(), answer().status);
+                if status != StatusCode::NO_CONTENT {
+                    expected.insert("content-length", length.into());
+                }
+                let expected: std::collections::BTreeMap<_, _> =
+                    expected.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+                assert_eq!(written, expected, "{status} {origin:?}");
+                assert!(out.starts_with(format!("HTTP/1.1 {status}").as_bytes()));
+                assert_eq!(out[head + 4..], answer().body);
+            }
         }
     }
 

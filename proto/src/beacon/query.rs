@@ -21,12 +21,11 @@ pub(crate) fn pairs_of_text(query: &str) -> impl Iterator<Item = (Cow<'_, str>, 
 }
 
 fn pairs_of<'a>(query: &'a [u8], text: Option<&'a str>) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
-    pieces(query).map(move |piece| {
+    pieces(query).map(move |Piece { range: Range { start, end }, escape }| {
         let decode = |range: Range<usize>| match text {
-            Some(text) if !piece.has_escapes => Cow::Borrowed(&text[range]),
+            Some(text) if range.end <= escape => Cow::Borrowed(&text[range]),
             _ => decode(&query[range]),
         };
-        let Range { start, end } = piece.range;
         match query[start..end].iter().position(|byte| *byte == b'=') {
             Some(at) => (decode(start..start + at), decode(start + at + 1..end)),
             None => (decode(start..end), Cow::Borrowed("")),
@@ -39,8 +38,8 @@ fn pairs_of<'a>(query: &'a [u8], text: Option<&'a str>) -> impl Iterator<Item = 
 pub fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let mut last = None;
     for piece in pieces(query.as_bytes()) {
-        let text = &query.as_bytes()[piece.range];
-        if !piece.has_escapes && !text.starts_with(name.as_bytes()) {
+        let text = &query.as_bytes()[piece.range.clone()];
+        if !piece.has_escape() && !text.starts_with(name.as_bytes()) {
             continue;
         }
         let key_len = text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
@@ -54,22 +53,28 @@ pub fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
 /// What stands between two `&`.
 struct Piece {
     range: Range<usize>,
-    /// Whether there is a `%` or a `+` in it.
-    has_escapes: bool,
+    /// Where the first `%` or `+` in it is; its end, if there is none.
+    escape: usize,
+}
+
+impl Piece {
+    fn has_escape(&self) -> bool {
+        self.escape < self.range.end
+    }
 }
 
 /// The pieces that are not empty.
 fn pieces(query: &[u8]) -> impl Iterator<Item = Piece> {
     let mut marks = memchr3_iter(b'&', b'%', b'+', query).chain([query.len()]);
-    let (mut start, mut has_escapes) = (0, false);
+    let (mut start, mut escape) = (0, None);
     std::iter::from_fn(move || {
         loop {
             let at = marks.next()?;
             if query.get(at).is_some_and(|byte| *byte != b'&') {
-                has_escapes = true;
+                escape = escape.or(Some(at));
                 continue;
             }
-            let piece = Piece { range: start..at, has_escapes: std::mem::take(&mut has_escapes) };
+            let piece = Piece { range: start..at, escape: escape.take().unwrap_or(at) };
             start = at + 1;
             if !piece.range.is_empty() {
                 return Some(piece);
@@ -83,27 +88,48 @@ fn decode(text: &[u8]) -> Cow<'_, str> {
         // asked first because it is faster where the answer is yes
         return from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
     };
-    let mut decoded = Vec::with_capacity(text.len());
-    let (plain, mut rest) = text.split_at(first);
-    decoded.extend_from_slice(plain);
-    while let Some((special, behind)) = rest.split_first() {
-        let (byte, behind) = match (special, behind) {
-            (b'+', _) => (b' ', behind),
-            (_, [high, low, others @ ..]) => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => (high << 4 | low, others),
-                _ => (b'%', behind),
+    // what is decoded is not longer
+    let mut decoded = text.to_vec();
+    let (mut from, mut to) = (first, first);
+    while from < text.len() {
+        // between escapes there are mostly a few bytes, which are not worth a search
+        if let Some(eight) = text[from..].first_chunk() {
+            decoded[to..to + EIGHT].copy_from_slice(eight);
+            let plain = plain_len(u64::from_le_bytes(*eight));
+            from += plain;
+            to += plain;
+            if plain == EIGHT {
+                continue;
+            }
+        }
+        let (byte, len) = match (text[from], text[from..].get(1..3)) {
+            (b'+', _) => (b' ', 1),
+            (b'%', Some(&[high, low])) => match (hex(high), hex(low)) {
+                (Some(high), Some(low)) => (high << 4 | low, 3),
+                _ => (b'%', 1),
             },
-            _ => (b'%', behind),
+            (byte, _) => (byte, 1),
         };
-        decoded.push(byte);
-        let plain = memchr2(b'%', b'+', behind).unwrap_or(behind.len());
-        let (plain, others) = behind.split_at(plain);
-        decoded.extend_from_slice(plain);
-        rest = others;
+        decoded[to] = byte;
+        from += len;
+        to += 1;
     }
+    decoded.truncate(to);
     Cow::Owned(
         String::from_utf8(decoded).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
     )
+}
+
+/// Bytes that are looked at at a time.
+const EIGHT: usize = size_of::<u64>();
+
+/// How many of eight bytes stand before the first `%` or `+`. A byte is zero where subtracting one from it borrows
+/// (<https://graphics.stanford.edu/~seander/bithacks.html#ZeroInWord>): wrong at most behind one that is.
+fn plain_len(eight: u64) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; EIGHT]);
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+    let marks = zeros(eight ^ (ONES * b'%' as u64)) | zeros(eight ^ (ONES * b'+' as u64));
+    marks.trailing_zeros() as usize / 8
 }
 
 /// The value of a hexadecimal digit.
@@ -139,6 +165,11 @@ mod tests {
         #[test]
         fn any_bytes_are_read_as_the_standard_says(query: Vec<u8>) {
             prop_assert!(pairs(&query).eq(form_urlencoded::parse(&query)));
+        }
+
+        #[test]
+        fn long_texts_between_escapes_are_read_as_the_standard_says(query in "((%2F|\\+|%|&|=)?[$-,a-c]{0,20}){0,8}") {
+            prop_assert!(pairs(query.as_bytes()).eq(form_urlencoded::parse(query.as_bytes())));
         }
 
         #[test]
