@@ -14,6 +14,7 @@ mod machine;
 mod micro;
 mod peers;
 mod process;
+mod rows;
 mod spares;
 mod udp;
 

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::beacons::Beacons;
 use crate::compare::{Contender, compare, write_json};
+use crate::rows;
 
 /// What is measured.
 #[derive(clap::Args)]
@@ -56,7 +57,8 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     let traffic = Traffic::new();
     let runs = arguments.events.div_ceil(VARIANTS);
     let folder = tempfile::tempdir_in(&arguments.dir)?;
-    let steps: [(&str, Vec<Contender<'_>>); 7] = [
+    let records = rows::records(runs * VARIANTS);
+    let steps: [(&str, Vec<Contender<'_>>); 8] = [
         ("decode: a query becomes an event", decode_query(&traffic.queries, runs)),
         ("decode: a JSON body becomes an event", decode_json(&traffic.bodies, runs, &OF_A_BROWSER)),
         ("encode: an event becomes a record", encode(&traffic.events, runs)),
@@ -64,6 +66,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
         ("append: framed, checksummed, with the kernel", append(&traffic.records, runs, folder.path())?),
         ("datagram: 200 bytes of JSON become an event", datagram(&traffic, runs)),
         ("roll-up: records become groups", roll_up(&traffic, runs)),
+        ("rows: events become Parquet, on all processors", rows::contenders(&records, folder.path())),
     ];
     let mut measured = Vec::new();
     for (title, mut contenders) in steps {

@@ -70,7 +70,7 @@ pub struct Events {
 impl Events {
     /// Those of a node, under `OUT`.
     pub fn new(out: &Path, node: &str) -> Self {
-        Self { out: out.join(layout::EVENTS), node: node.to_owned(), schema: schema() }
+        Self { out: out.join(layout::EVENTS), node: node.to_owned(), schema: parquet_file::schema(&schema()) }
     }
 
     /// Writes parts, each with at least one row, in this order and after `before`, while they are encoded on all processors.
@@ -175,7 +175,8 @@ fn time() -> DataType {
     DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
 
-fn schema() -> SchemaDescPtr {
+/// The columns of the compacted log.
+pub fn schema() -> Schema {
     let mut fields = vec![
         Field::new("id", DataType::FixedSizeBinary(ID_LEN), false),
         Field::new("position", DataType::Int64, false),
@@ -192,5 +193,5 @@ fn schema() -> SchemaDescPtr {
         Field::new("bot", DataType::Boolean, false),
         Field::new("props", DataType::Map(Arc::new(pairs), false), false),
     ]);
-    parquet_file::schema(&Schema::new(fields))
+    Schema::new(fields)
 }

@@ -11,7 +11,7 @@ mod engines;
 mod growth;
 mod report;
 mod roll_up;
-mod traffic;
+pub mod traffic;
 
 use std::path::PathBuf;
 
