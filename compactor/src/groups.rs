@@ -16,7 +16,6 @@ use tallylight_proto::record::{EventView, Text};
 use tallylight_proto::time::Millis;
 
 use crate::batch::{Fate, Taken};
-use crate::chunk::common_len;
 use crate::texts::{ABSENT, Texts};
 use crate::visitors::{self, Visitors};
 
@@ -369,6 +368,10 @@ impl Groups {
     fn all(&self, columns: usize) -> impl Iterator<Item = Group<'_>> {
         self.keys.list().iter().zip(&self.measures).map(move |(key, measures)| Group { key, columns, measures })
     }
+}
+
+fn common_len(text: &[u8], other: &[u8]) -> usize {
+    text.iter().zip(other).take_while(|(ours, theirs)| ours == theirs).count()
 }
 
 /// The first bytes of a text, as a number that has their order.

@@ -7,7 +7,7 @@
 //!
 //! | values | encoding |
 //! | --- | --- |
-//! | [`texts`](Encoder::texts) | a dictionary in the order of their numbers; if most of them came once, DELTA_LENGTH_BYTE_ARRAY, or DELTA_BYTE_ARRAY if neighbours begin alike |
+//! | [`texts`](Encoder::texts) | a dictionary in the order of their numbers; DELTA_LENGTH_BYTE_ARRAY, if most of them came once |
 //! | [`times`](Encoder::times) | DELTA_BINARY_PACKED |
 //! | [`numbers`](Encoder::numbers), [`doubles`](Encoder::doubles) | a dictionary; plain, if most of them came once |
 //! | [`binaries`](Encoder::binaries) | DELTA_LENGTH_BYTE_ARRAY |
@@ -40,8 +40,6 @@ use crate::texts::TextList;
 const PAGE_ROWS: usize = 64 * 1024;
 /// A longer text is not told as the least or greatest one.
 const STATISTICS_BYTES: usize = 64;
-/// So many texts tell whether neighbours begin alike.
-const LOOKED_AT: usize = 1024;
 /// zstd at its fastest.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -122,22 +120,12 @@ impl Encoder {
         statistics: impl FnOnce(u64) -> Statistics,
         text: impl Fn(usize) -> &'t [u8],
     ) -> Chunk {
-        let are_alike = do_begin_alike(values, &text);
-        let encoding = if are_alike { Encoding::DELTA_BYTE_ARRAY } else { Encoding::DELTA_LENGTH_BYTE_ARRAY };
+        let encoding = Encoding::DELTA_LENGTH_BYTE_ARRAY;
         let pages = Pages { levels, values, encoding, is_compressed: true };
         let mut lengths = Vec::new();
         self.chunk(column, None, pages, statistics, |range, out| {
-            let mut alike = vec![0; range.len()];
-            if are_alike {
-                // a page can be read without the one before it
-                for (row, alike) in range.clone().zip(&mut alike).skip(1) {
-                    *alike = common_len(text(row - 1), text(row));
-                }
-                put_lengths(alike.iter().copied(), &mut lengths, out);
-            }
-            let rests = || range.clone().zip(&alike).map(|(row, alike)| &text(row)[*alike..]);
-            put_lengths(rests().map(<[u8]>::len), &mut lengths, out);
-            rests().for_each(|rest| out.extend_from_slice(rest));
+            put_lengths(range.clone().map(|row| text(row).len()), &mut lengths, out);
+            range.for_each(|row| out.extend_from_slice(text(row)));
         })
     }
 
@@ -170,14 +158,8 @@ impl Encoder {
     /// Bytes that are hardly ever the same.
     pub fn binaries(&mut self, column: &ColumnDescPtr, bytes: &[u8], ends: &[usize]) -> Chunk {
         let statistics = |nulls| Statistics::byte_array(None, None, None, Some(nulls), false);
-        let encoding = Encoding::DELTA_LENGTH_BYTE_ARRAY;
-        let pages = Pages { levels: Levels::Required, values: ends.len(), encoding, is_compressed: true };
         let begin = |at: usize| at.checked_sub(1).map_or(0, |before| ends[before]);
-        let mut lengths = Vec::new();
-        self.chunk(column, None, pages, statistics, |range, out| {
-            put_lengths(range.clone().map(|at| ends[at] - begin(at)), &mut lengths, out);
-            out.extend_from_slice(&bytes[begin(range.start)..begin(range.end)]);
-        })
+        self.one_by_one(column, Levels::Required, ends.len(), statistics, |at| &bytes[begin(at)..ends[at]])
     }
 
     /// Ids, not compressed.
@@ -437,21 +419,6 @@ fn put_lengths(lengths: impl Iterator<Item = usize>, scratch: &mut Vec<i64>, out
     scratch.clear();
     scratch.extend(lengths.map(|len| i64::try_from(len).expect("it is in memory")));
     packing::deltas(scratch, out);
-}
-
-/// Whether the first texts have so much in common with the one before them that it is worth leaving out: a third.
-fn do_begin_alike<'t>(values: usize, text: &impl Fn(usize) -> &'t [u8]) -> bool {
-    let pairs = (1..values.min(LOOKED_AT)).map(|row| (text(row - 1), text(row)));
-    let (alike, all) =
-        pairs.fold((0, 0), |(alike, all), (one, next)| (alike + common_len(one, next), all + next.len()));
-    alike * 3 > all
-}
-
-/// How many bytes two texts have in common at their beginnings.
-pub fn common_len(text: &[u8], other: &[u8]) -> usize {
-    let eights = text.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
-    let same = 8 * eights.take_while(|(ours, theirs)| ours == theirs).count();
-    same + text[same..].iter().zip(&other[same..]).take_while(|(ours, theirs)| ours == theirs).count()
 }
 
 /// Whether numbers for so many values take less than the values themselves.
