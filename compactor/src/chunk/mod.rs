@@ -10,8 +10,7 @@
 //! | [`texts`](Encoder::texts) | a dictionary in the order of their numbers; DELTA_LENGTH_BYTE_ARRAY, if most of them came once |
 //! | [`times`](Encoder::times) | DELTA_BINARY_PACKED |
 //! | [`numbers`](Encoder::numbers), [`doubles`](Encoder::doubles) | a dictionary; plain, if most of them came once |
-//! | [`binaries`](Encoder::binaries) | DELTA_LENGTH_BYTE_ARRAY |
-//! | [`ids`](Encoder::ids), [`flags`](Encoder::flags) | plain |
+//! | [`binaries`](Encoder::binaries), [`ids`](Encoder::ids), [`flags`](Encoder::flags) | plain |
 //!
 //! Pages are zstd at its fastest, ids excepted, which are random. Which values are null, or belong to one row,
 //! stands before a page's values as levels (<https://parquet.apache.org/docs/file-format/>). Lengths stand apart from texts, since
@@ -97,10 +96,7 @@ impl Encoder {
         match numbers {
             Some(numbers) if is_worth_a_dictionary(texts.len(), numbers.len()) => {
                 self.dictionary.clear();
-                for text in texts.iter() {
-                    put_length(text.len(), &mut self.dictionary);
-                    self.dictionary.extend_from_slice(text);
-                }
+                texts.iter().for_each(|text| put(text, &mut self.dictionary));
                 self.by_dictionary(column, levels, texts.len(), numbers, statistics)
             }
             Some(numbers) => {
@@ -155,11 +151,13 @@ impl Encoder {
         self.words(column, levels, &words, statistics)
     }
 
-    /// Bytes that are hardly ever the same.
+    /// Bytes that are hardly ever the same, but begin alike: zstd finds that, and the lengths before them, together.
     pub fn binaries(&mut self, column: &ColumnDescPtr, bytes: &[u8], ends: &[usize]) -> Chunk {
         let statistics = |nulls| Statistics::byte_array(None, None, None, Some(nulls), false);
         let begin = |at: usize| at.checked_sub(1).map_or(0, |before| ends[before]);
-        self.one_by_one(column, Levels::Required, ends.len(), statistics, |at| &bytes[begin(at)..ends[at]])
+        self.plain(column, Levels::Required, ends.len(), statistics, |range, out| {
+            range.for_each(|at| put(&bytes[begin(at)..ends[at]], out));
+        })
     }
 
     /// Ids, not compressed.
@@ -409,9 +407,11 @@ fn put_levels(levels: &[u32], out: &mut Vec<u8>) {
     out[at..at + 4].copy_from_slice(&len.to_le_bytes());
 }
 
-fn put_length(len: usize, out: &mut Vec<u8>) {
-    let len = u32::try_from(len).expect("a record is at most 256 KiB");
+/// Appends a value of bytes, its length before it.
+fn put(value: &[u8], out: &mut Vec<u8>) {
+    let len = u32::try_from(value.len()).expect("a record is at most 256 KiB");
     out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(value);
 }
 
 /// Appends lengths as differences, which are gathered in `scratch`.
