@@ -34,15 +34,16 @@ pub(super) fn choose(runs: &[Held]) -> Option<Vec<usize>> {
     let largest = runs.iter().map(|run| size(run.copies)).max()?;
     let are_many = runs.len() >= MANY_RUNS;
     (0..=largest).find_map(|of| {
-        let (mut copies, mut asked) = (0, 0);
+        let mut sum = 0;
         let of_that_size = (0..runs.len()).filter(|n| size(runs[*n].copies) == of);
         let few_enough = of_that_size.take_while(|n| {
-            copies += runs[*n].copies;
-            asked += runs[*n].asked;
-            copies <= MOST_COPIES
+            sum += runs[*n].copies;
+            sum <= MOST_COPIES
         });
         let chosen: Vec<_> = few_enough.collect();
-        (chosen.len() >= OF_ONE_SIZE && (are_many || asked >= copies)).then_some(chosen)
+        let all = |of: fn(&Held) -> u64| chosen.iter().map(|n| of(&runs[*n])).sum::<u64>();
+        let has_paid = are_many || all(|run| run.asked) >= all(|run| run.copies);
+        (chosen.len() >= OF_ONE_SIZE && has_paid).then_some(chosen)
     })
 }
 
@@ -147,6 +148,10 @@ mod tests {
         assert_eq!(all_asked(&[200_000, 200_000, 200_000, 200_000, 1]), Some(vec![0, 1, 2, 3]));
         assert_eq!(all_asked(&[32 << 20; 4]), None, "they would be too large");
         assert_eq!(all_asked(&[12 << 20; 7]), Some(vec![0, 1, 2, 3, 4]), "so would all of them");
+
+        let asked = [12 << 20, 12 << 20, 12 << 20, 12 << 20, 12 << 20, 0, 0];
+        let five = Some(vec![0, 1, 2, 3, 4]);
+        assert_eq!(choose(&held(&[12 << 20; 7], &asked)), five, "what is not merged has no part in it");
 
         let few = [100, 100, 100, 100, 200_000, 200_000, 200_000, 200_000];
         assert_eq!(choose(&held(&few, &[0, 0, 0, 399, 0, 0, 0, 0])), None);
