@@ -37,9 +37,10 @@ fn pairs_of<'a>(query: &'a [u8], text: Option<&'a str>) -> impl Iterator<Item = 
 /// queries have none of these.
 pub fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let mut last = None;
-    for piece in pieces(query.as_bytes()) {
-        let text = &query.as_bytes()[piece.range.clone()];
-        if !piece.has_escape() && !text.starts_with(name.as_bytes()) {
+    for Piece { range, escape } in pieces(query.as_bytes()) {
+        let has_escape = escape < range.end;
+        let text = &query.as_bytes()[range];
+        if !has_escape && !text.starts_with(name.as_bytes()) {
             continue;
         }
         let key_len = text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
@@ -55,12 +56,6 @@ struct Piece {
     range: Range<usize>,
     /// Where the first `%` or `+` in it is; its end, if there is none.
     escape: usize,
-}
-
-impl Piece {
-    fn has_escape(&self) -> bool {
-        self.escape < self.range.end
-    }
 }
 
 /// The pieces that are not empty.
