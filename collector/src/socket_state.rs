@@ -1,4 +1,4 @@
-//! What the system counts of a socket.
+//! What the system counts and tells of a socket.
 
 use std::io;
 use std::mem;
@@ -40,10 +40,43 @@ fn numbers<const LEN: usize>(socket: &impl AsFd, level: libc::c_int, option: lib
     if result == 0 { Ok(numbers) } else { Err(io::Error::last_os_error()) }
 }
 
+/// What the system can tell of each datagram beside its bytes and its sender, and [`quinn_udp`] has it tell for QUIC: when it came,
+/// to which address, and how it was marked on its way.
+const NOTES: [(libc::c_int, libc::c_int); 5] = [
+    (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
+    (libc::IPPROTO_IP, libc::IP_PKTINFO),
+    (libc::IPPROTO_IP, libc::IP_RECVTOS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+];
+
+/// Has the system tell none of that any more. A socket that goes on to has only lost some time with each datagram.
+pub fn take_no_notes(socket: &impl AsFd) {
+    let off: libc::c_int = 0;
+    let len = libc::socklen_t::try_from(mem::size_of_val(&off)).expect("a few bytes");
+    for (level, option) in NOTES {
+        // SAFETY: `off` lives until the call returns, and has `len` bytes. The descriptor is open, since it is borrowed.
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const off).cast(), len) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    #[test]
+    fn nothing_is_told_of_a_datagram_but_what_is_asked_for() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = UdpSocket::bind(address).unwrap();
+            let told = || NOTES.map(|(level, option)| numbers::<1>(&socket, level, option).map_or(0, |[on]| on));
+            quinn_udp::UdpSocketState::new((&socket).into()).unwrap();
+            assert_ne!(told(), [0; 5], "this turns some on");
+            take_no_notes(&socket);
+            assert_eq!(told(), [0; 5]);
+            assert_eq!(numbers::<1>(&socket, libc::SOL_UDP, libc::UDP_GRO).unwrap(), [1]);
+        }
+    }
 
     #[test]
     fn what_the_kernel_drops_is_known() {

@@ -31,7 +31,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::http::{Heard, Shared};
 use crate::listen::{self, is_shortage};
-use crate::socket_state::kernel_drops;
+use crate::socket_state::{kernel_drops, take_no_notes};
 use tallylight_host::clock;
 
 pub use admission::Admission;
@@ -90,6 +90,7 @@ impl Receiver {
     pub fn new(front: Rc<UdpFront>, socket: listen::UdpSocket, is_shared: bool) -> io::Result<Self> {
         let listen::UdpSocket { socket, drops_before, buffer: _ } = socket;
         let state = UdpSocketState::new((&socket).into())?;
+        take_no_notes(&socket);
         let socket = UdpSocket::from_std(socket)?;
         Ok(Self { front, socket, state, drops: drops_before.map(Cell::new), is_shared })
     }
