@@ -9,23 +9,22 @@
 //! nothing is read: the kernel's buffer is one more queue, and what it drops is counted as well.
 
 mod admission;
+mod lookout;
 mod report;
 mod socket;
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use quinn_udp::UdpSocketState;
+use quinn_udp::{BATCH_SIZE, UdpSocketState};
 use tallylight_proto::Front;
 use tallylight_proto::beacon::Context;
 use tallylight_proto::datagram::Datagram;
 use tallylight_proto::time::Millis;
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
@@ -39,6 +38,7 @@ pub use report::Page;
 pub use socket::Buffers;
 
 use admission::Sender;
+use lookout::Lookout;
 use socket::Received;
 
 /// Datagrams after which a socket lets others have their turn.
@@ -70,6 +70,9 @@ pub struct Receiver {
     front: Rc<UdpFront>,
     socket: UdpSocket,
     state: UdpSocketState,
+    lookout: Lookout,
+    /// Something may wait in the socket of which the lookout has told already.
+    may_wait: bool,
     /// What the kernel dropped as far as it is counted. None: another one counts it.
     drops: Option<Cell<u32>>,
     /// Others receive on the same socket, also when this process has gone.
@@ -78,6 +81,8 @@ pub struct Receiver {
 
 /// What one call gave.
 struct Read {
+    /// Those that the kernel put together are in one.
+    buffers: usize,
     datagrams: usize,
     bytes: usize,
 }
@@ -91,12 +96,12 @@ impl Receiver {
         let listen::UdpSocket { socket, drops_before, buffer: _ } = socket;
         let state = UdpSocketState::new((&socket).into())?;
         take_no_notes(&socket);
-        let socket = UdpSocket::from_std(socket)?;
-        Ok(Self { front, socket, state, drops: drops_before.map(Cell::new), is_shared })
+        let lookout = Lookout::new(&socket)?;
+        Ok(Self { front, socket, state, lookout, may_wait: false, drops: drops_before.map(Cell::new), is_shared })
     }
 
     /// Receives until the collector stops.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let phase = self.front.shared.phase.clone();
         let mut end = pin!(phase.ends_taking_from(self.is_shared));
         let mut look = interval(DROPS_INTERVAL);
@@ -105,7 +110,11 @@ impl Receiver {
             tokio::select! {
                 biased;
                 () = end.as_mut() => break,
-                _ = look.tick() => self.count_drops(),
+                _ = look.tick() => {
+                    self.count_drops();
+                    // a call that failed in between has left the rest there
+                    self.may_wait = true;
+                }
                 () = self.receive() => {}
             }
         }
@@ -113,24 +122,26 @@ impl Receiver {
             self.drain().await;
         }
         self.count_drops();
-        let Self { front, socket, .. } = self;
-        drop(socket);
+        let Self { front, socket, lookout, .. } = self;
+        drop((socket, lookout));
         front.shared.accepting.set(front.shared.accepting.get() - 1);
         front.shared.ended.notify_one();
     }
 
     /// Waits for datagrams and takes some. Nothing is lost if it is dropped while it waits.
-    async fn receive(&self) {
-        let door = &self.front.shared.door;
+    async fn receive(&mut self) {
+        let front = Rc::clone(&self.front);
+        let door = &front.shared.door;
         while door.is_crowded() {
             sleep(BLOCKED_PAUSE).await;
         }
-        let taken = self.socket.readable().await.and_then(|()| self.take_turn());
+        let taken = match self.may_wait {
+            true => self.take_turn(),
+            false => self.lookout.wait().await.and_then(|()| self.take_turn()),
+        };
         match taken {
-            // Not a pause, in which more would gather: measured, that saves nothing, since a thread that wakes up anew
-            // costs what fewer calls save, and a small receive buffer is full before a timer of 1 ms ends.
-            Ok(taken) if taken < TURN => {}
-            Ok(_) => {
+            Ok(()) if !self.may_wait => {}
+            Ok(()) => {
                 // a thread without a pause does not park, and so does not flush either
                 door.flush();
                 yield_now().await;
@@ -139,23 +150,31 @@ impl Receiver {
         }
     }
 
-    /// Reads until nothing waits, or others should have their turn. Says how many datagrams it was.
-    fn take_turn(&self) -> io::Result<usize> {
-        let mut taken = 0;
+    /// Reads until nothing waits, or others should have their turn.
+    fn take_turn(&mut self) -> io::Result<()> {
+        self.may_wait = true;
+        let (mut taken, mut buffers) = (0, 0);
         while taken < TURN && !self.front.shared.door.is_crowded() {
-            match self.socket.try_io(Interest::READABLE, || self.read()) {
-                Ok(read) => taken += read.datagrams,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            let read = match self.read() {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read { buffers: 0, datagrams: 0, bytes: 0 },
                 Err(error) => return Err(error),
+            };
+            taken += read.datagrams;
+            buffers += read.buffers;
+            // what comes after that is told
+            if read.buffers < BATCH_SIZE {
+                self.may_wait = false;
+                break;
             }
         }
-        Ok(taken)
+        self.lookout.came(buffers, &self.socket)
     }
 
     fn read(&self) -> io::Result<Read> {
         let mut buffers = self.front.buffers.borrow_mut();
         let received = buffers.fill(&self.state, &self.socket)?;
-        Ok(Read { datagrams: self.front.take(received), bytes: received.bytes() })
+        Ok(Read { buffers: received.buffers(), datagrams: self.front.take(received), bytes: received.bytes() })
     }
 
     /// Takes what waits in the socket: it was sent while there was a collector.
@@ -167,7 +186,6 @@ impl Receiver {
                 sleep(BLOCKED_PAUSE).await;
                 continue;
             }
-            // not by `try_io`: the event loop may not have been told yet of what came last
             match self.read() {
                 Ok(read) => left = left.saturating_sub(read.bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
