@@ -340,6 +340,32 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_is_no_longer_watched_where_much_comes_and_is_again_afterwards() {
+        on_a_worker(async || {
+            let fixture = Fixture::new(100_000);
+            let mut receiver = fixture.receiver(0, |_| None, false);
+            let mut sent = 0;
+            for is_by_clock in [false, true, false, true] {
+                while receiver.lookout.is_by_clock() != is_by_clock {
+                    // by the clock it comes to an end although nothing is sent
+                    if is_by_clock {
+                        assert_eq!(fixture.sender.send(b"a=1").unwrap(), 3);
+                        sent += 1;
+                    }
+                    receiver.receive().await;
+                }
+                // whoever waits for the first that comes must not wait for another one
+                assert_eq!(fixture.sender.send(b"a=1").unwrap(), 3);
+                sent += 1;
+                while fixture.counts().received < sent {
+                    receiver.receive().await;
+                    fixture.shared.door.flush();
+                }
+            }
+        });
+    }
+
+    #[test]
     fn what_the_kernel_dropped_is_counted_once_and_only_if_it_is_ours_to_count() {
         on_a_worker(async || {
             let so_far: fn(&Sender) -> Option<u32> = |socket| kernel_drops(socket).ok();
