@@ -63,18 +63,18 @@ impl Lookout {
         Ok(())
     }
 
-    /// So many datagrams came at a look at this socket.
-    ///
-    /// # Errors
-    /// If the system will not have it done otherwise; it then goes on as it did.
-    pub fn came(&mut self, datagrams: usize, socket: &impl AsFd) -> io::Result<()> {
-        let Some(is_much) = self.flow.came(datagrams, Instant::now) else { return Ok(()) };
-        match (&self.by, is_much) {
-            (By::Arrival(_), true) => self.by = By::clock()?,
-            (By::Clock(_), false) => self.by = By::arrival(socket)?,
-            _ => {}
+    /// So many datagrams came at a look at this socket. Where the system has no descriptor left to look otherwise, it goes on as it did.
+    pub fn came(&mut self, datagrams: usize, socket: &impl AsFd) {
+        let Some(is_much) = self.flow.came(datagrams, Instant::now) else { return };
+        let by = match (&self.by, is_much) {
+            (By::Arrival(_), true) => By::clock(),
+            (By::Clock(_), false) => By::arrival(socket),
+            _ => return,
+        };
+        match by {
+            Ok(by) => self.by = by,
+            Err(error) => tracing::debug!(%error, is_much, "a socket is looked at as before"),
         }
-        Ok(())
     }
 }
 

@@ -80,6 +80,7 @@ pub struct Receiver {
 }
 
 /// What one call gave.
+#[derive(Default)]
 struct Read {
     /// Those that the kernel put together are in one.
     buffers: usize,
@@ -135,29 +136,26 @@ impl Receiver {
         while door.is_crowded() {
             sleep(BLOCKED_PAUSE).await;
         }
-        let taken = match self.may_wait {
-            true => self.take_turn(),
-            false => self.lookout.wait().await.and_then(|()| self.take_turn()),
-        };
-        match taken {
-            Ok(()) if !self.may_wait => {}
-            Ok(()) => {
+        let told = if self.may_wait { Ok(()) } else { self.lookout.wait().await };
+        match told.and_then(|()| self.take_turn(TURN)) {
+            Ok(()) if self.may_wait => {
                 // a thread without a pause does not park, and so does not flush either
                 door.flush();
                 yield_now().await;
             }
+            Ok(()) => {}
             Err(error) => self.failed(&error).await,
         }
     }
 
-    /// Reads until nothing waits, or others should have their turn.
-    fn take_turn(&mut self) -> io::Result<()> {
+    /// Reads until nothing waits, or it was so many that others should have their turn.
+    fn take_turn(&mut self, most: usize) -> io::Result<()> {
         self.may_wait = true;
         let (mut taken, mut buffers) = (0, 0);
-        while taken < TURN && !self.front.shared.door.is_crowded() {
+        while taken < most && !self.front.shared.door.is_crowded() {
             let read = match self.read() {
                 Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read { buffers: 0, datagrams: 0, bytes: 0 },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::default(),
                 Err(error) => return Err(error),
             };
             taken += read.datagrams;
@@ -168,7 +166,8 @@ impl Receiver {
                 break;
             }
         }
-        self.lookout.came(buffers, &self.socket)
+        self.lookout.came(buffers, &self.socket);
+        Ok(())
     }
 
     fn read(&self) -> io::Result<Read> {
@@ -362,6 +361,22 @@ mod tests {
                     fixture.shared.door.flush();
                 }
             }
+        });
+    }
+
+    #[test]
+    fn what_a_turn_leaves_is_taken_without_waiting_and_what_is_not_there_is_waited_for() {
+        on_a_worker(async || {
+            let fixture = Fixture::new(1000);
+            let mut receiver = fixture.receiver(0, |_| None, false);
+            SockRef::from(&receiver.socket).set_recv_buffer_size(212_992).unwrap();
+            (0..BATCH_SIZE + 1).for_each(|_| assert_eq!(fixture.sender.send(b"a=1").unwrap(), 3));
+            receiver.take_turn(BATCH_SIZE).unwrap();
+            assert!(receiver.may_wait, "{:?}", fixture.counts());
+            receiver.receive().await;
+            fixture.shared.door.flush();
+            assert_eq!(fixture.counts().received, BATCH_SIZE as u64 + 1);
+            assert!(!receiver.may_wait);
         });
     }
 
