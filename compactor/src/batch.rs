@@ -6,6 +6,8 @@ use std::time::Instant;
 use tallylight_proto::record::{EventView, Fields, RecordError};
 use tallylight_proto::segment::Framed;
 
+use crate::counting_sort::counting_sort;
+
 /// Records of a batch, at most, and bytes from which on it is full: they stay in the processor's cache.
 const MOST_RECORDS: usize = 512;
 const FULL_BYTES: usize = 192 * 1024;
@@ -29,7 +31,7 @@ pub struct Batch {
     /// What was decided of each.
     decisions: Vec<Decision>,
     /// Their places, those of an hour together and in log order.
-    order: Vec<u32>,
+    order: Vec<usize>,
     decided_at: Option<Instant>,
 }
 
@@ -87,12 +89,15 @@ impl Batch {
     /// Adds an event's record, if it can be understood.
     #[expect(clippy::cast_possible_truncation, reason = "a record, and a batch, are far below 4 GiB")]
     pub fn push(&mut self, framed: &Framed<'_>) -> Result<(), RecordError> {
-        // while it is in the processor's first cache
-        let fields = Fields::checked(framed.payload)?;
         let payload = (self.payloads.len() as u32, framed.payload.len() as u32);
-        self.payloads.extend_from_slice(framed.payload);
         let framed_len = (framed.end - framed.position) as u32;
-        self.records.push(Record { position: framed.position, framed_len, payload, fields });
+        let record = Record { position: framed.position, framed_len, payload, fields: Fields::NONE };
+        // while it is in the processor's first cache
+        if let Err(error) = self.records.push_mut(record).fields.find_checked(framed.payload) {
+            self.records.pop();
+            return Err(error);
+        }
+        self.payloads.extend_from_slice(framed.payload);
         Ok(())
     }
 
@@ -117,24 +122,23 @@ impl Batch {
     }
 
     /// Says of each event what was decided.
-    #[expect(clippy::cast_possible_truncation, reason = "a batch has few records")]
     pub fn decide(&mut self, decisions: impl IntoIterator<Item = Decision>, now: Instant) {
         self.decided_at = Some(now);
         self.decisions.clear();
         self.decisions.extend(decisions);
-        self.order.clear();
-        self.order.extend(0..self.decisions.len() as u32);
         // those of one hour stay in log order
-        self.order.sort_by_key(|at| self.decisions[*at as usize].place);
+        let places = self.decisions.iter().map(|decision| decision.place);
+        let hours = places.clone().max().map_or(0, |last| last + 1);
+        (self.order, _) = counting_sort(places.zip(0..self.decisions.len()), hours);
     }
 
     /// Its events, those of an hour together.
     pub fn by_hour(&self) -> ByHour<'_> {
-        let place = |at: u32| self.decisions[at as usize].place;
+        let place = |at: usize| self.decisions[at].place;
         let hours = self.order.chunk_by(|a, b| place(*a) == place(*b)).map(|of_hour| {
             let taken = of_hour.iter().map(|at| {
-                let record = &self.records[*at as usize];
-                let (event, fate) = (self.event(record), self.decisions[*at as usize].fate);
+                let record = &self.records[*at];
+                let (event, fate) = (self.event(record), self.decisions[*at].fate);
                 let end = record.position + u64::from(record.framed_len);
                 Taken { position: record.position, end, event, fate }
             });

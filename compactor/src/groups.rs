@@ -12,10 +12,11 @@ use std::hint::black_box;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use tallylight_proto::record::{EventView, Text};
+use tallylight_proto::record::{EventView, Strings, Text, put_str};
 use tallylight_proto::time::Millis;
 
 use crate::batch::{Fate, Taken};
+use crate::counting_sort::counting_sort;
 use crate::texts::{ABSENT, Texts};
 use crate::visitors::{self, Visitors};
 
@@ -112,14 +113,28 @@ impl<'a> Key<'a> {
         &self.parts[..self.columns]
     }
 
-    /// Appends it as one text: where each column ends, and then the columns.
+    /// Appends it as one text: its columns as a record has them.
     fn write(&self, out: &mut Vec<u8>) {
-        let mut end = 0;
-        for part in self.parts() {
-            end += u32::try_from(part.len()).expect("a record is at most 256 KiB");
-            out.extend_from_slice(&end.to_le_bytes());
+        self.parts().iter().for_each(|part| put_str(out, part));
+    }
+
+    /// What is written of the key of each event.
+    fn written_of<'k>(events: &[Taken<'a>], by: &[By], out: &'k mut Vec<u8>) -> Vec<&'k [u8]>
+    where
+        'a: 'k,
+    {
+        if by.is_empty() {
+            // it stands in the record
+            return events.iter().map(|taken| taken.event.strings_through(Text::Target)).collect();
         }
-        self.parts().iter().for_each(|part| out.extend_from_slice(part));
+        out.clear();
+        let write = |taken: &Taken<'a>| {
+            let begin = out.len();
+            Key::of(&taken.event, by).write(out);
+            begin..out.len()
+        };
+        let places: Vec<_> = events.iter().map(write).collect();
+        places.into_iter().map(|place| &out[place]).collect()
     }
 }
 
@@ -182,7 +197,6 @@ impl Measures {
 pub struct Group<'a> {
     /// See [`Key::write`].
     key: &'a [u8],
-    columns: usize,
     /// What is measured.
     pub measures: &'a Measures,
 }
@@ -190,9 +204,11 @@ pub struct Group<'a> {
 impl<'a> Group<'a> {
     /// A column of the key.
     pub fn column(&self, column: usize) -> &'a [u8] {
-        let end = |column: usize| u32::from_le_bytes(self.key.as_chunks().0[column]) as usize;
-        let from = column.checked_sub(1).map_or(0, end);
-        &self.key[END_BYTES * self.columns..][from..end(column)]
+        self.columns().nth(column).expect("a key has all columns")
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &'a [u8]> {
+        Strings::new(self.key)
     }
 
     fn target(&self) -> &'a [u8] {
@@ -201,12 +217,9 @@ impl<'a> Group<'a> {
 
     /// The columns from the target on.
     fn rest(&self) -> impl Iterator<Item = &'a [u8]> {
-        (TARGET_COLUMN..self.columns).map(|column| self.column(column))
+        self.columns().skip(TARGET_COLUMN)
     }
 }
-
-/// What says where a column ends.
-const END_BYTES: usize = size_of::<u32>();
 
 /// All groups of an hour.
 #[derive(Clone, Debug, Default)]
@@ -279,17 +292,10 @@ impl Groups {
 
     /// Counts events in, where all groups may take about so many bytes.
     pub fn count_within(&mut self, events: &[Taken<'_>], by: &[By], most: usize) {
-        let (mut bytes, mut ends) = (std::mem::take(&mut self.scratch), Vec::with_capacity(events.len()));
-        bytes.clear();
-        for taken in events {
-            Key::of(&taken.event, by).write(&mut bytes);
-            ends.push(bytes.len());
-        }
-        let begins = [0].into_iter().chain(ends.iter().copied());
-        let keys: Vec<&[u8]> = begins.zip(&ends).map(|(begin, end)| &bytes[begin..*end]).collect();
+        let mut scratch = std::mem::take(&mut self.scratch);
         let mut numbers = Vec::with_capacity(events.len());
-        self.keys.find_all(&keys, &mut numbers);
-        self.scratch = bytes;
+        self.keys.find_all(&Key::written_of(events, by, &mut scratch), &mut numbers);
+        self.scratch = scratch;
         // fetched from memory for all of them at a time
         let found = numbers.iter().filter_map(|number| self.measures.get(*number as usize));
         black_box(found.fold(0, |all, measures| all ^ measures.events));
@@ -313,20 +319,13 @@ impl Groups {
 
     /// Takes the visitors that were seen into the measures.
     fn settle(&mut self) {
-        // sorted by their groups' numbers, by counting
-        let mut ends = vec![0_u32; self.measures.len() + 1];
-        self.seen.iter().for_each(|(number, _)| ends[*number as usize + 1] += 1);
-        (1..ends.len()).for_each(|at| ends[at] += ends[at - 1]);
-        let mut coupons = vec![0; self.seen.len()];
-        for (number, coupon) in self.seen.drain(..) {
-            let end = &mut ends[number as usize];
-            coupons[*end as usize] = coupon;
-            *end += 1;
-        }
+        let seen = self.seen.iter().map(|(number, coupon)| (*number as usize, *coupon));
+        let (mut coupons, ends) = counting_sort(seen, self.measures.len());
+        self.seen.clear();
         let mut rest = &mut coupons[..];
         let mut begin = 0;
         for (measures, end) in self.measures.iter_mut().zip(ends) {
-            let (of_group, behind) = rest.split_at_mut((end - begin) as usize);
+            let (of_group, behind) = rest.split_at_mut(end - begin);
             (rest, begin) = (behind, end);
             if !of_group.is_empty() {
                 measures.visitors.add_coupons(of_group);
@@ -334,21 +333,21 @@ impl Groups {
         }
     }
 
-    /// Counts in groups, with so many columns, of later records, in the order in which they were begun.
-    pub fn merge_within(&mut self, mut later: Groups, columns: usize, most: usize) {
+    /// Counts in groups of later records, in the order in which they were begun.
+    pub fn merge_within(&mut self, mut later: Groups, most: usize) {
         later.settle();
-        for group in later.all(columns) {
-            let number = self.number_within(&Key::new((0..columns).map(|column| group.column(column))), most);
+        for group in later.all() {
+            let number = self.number_within(&Key::new(group.columns()), most);
             self.measures[number as usize].merge(group.measures);
         }
     }
 
     /// All of them, ordered by their columns, bytewise.
-    pub fn sorted(&mut self, columns: usize) -> Vec<Group<'_>> {
+    pub fn sorted(&mut self) -> Vec<Group<'_>> {
         self.settle();
         // few sites have few events each, and of one site's targets the first difference mostly tells
         let mut by_site: HashMap<[&[u8]; TARGET_COLUMN], Vec<Group<'_>>, RandomState> = HashMap::default();
-        for group in self.all(columns) {
+        for group in self.all() {
             by_site.entry([group.column(0), group.column(1)]).or_default().push(group);
         }
         let mut by_site: Vec<_> = by_site.into_iter().collect();
@@ -365,8 +364,8 @@ impl Groups {
         sorted
     }
 
-    fn all(&self, columns: usize) -> impl Iterator<Item = Group<'_>> {
-        self.keys.list().iter().zip(&self.measures).map(move |(key, measures)| Group { key, columns, measures })
+    fn all(&self) -> impl Iterator<Item = Group<'_>> {
+        self.keys.list().iter().zip(&self.measures).map(|(key, measures)| Group { key, measures })
     }
 }
 
@@ -385,6 +384,9 @@ fn leading(text: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testlog;
+    use tallylight_proto::event::Event;
+    use tallylight_proto::record::{Fields, encode_event};
 
     fn text(group: &Group<'_>, column: usize) -> String {
         String::from_utf8(group.column(column).to_vec()).unwrap()
@@ -403,9 +405,29 @@ mod tests {
         groups.of(&Key::new(["ab", "", "c"])).events += 3;
         groups.of(&Key::new(["ab", "c", ""])).events += 10;
         let sorted: Vec<_> =
-            groups.sorted(3).iter().map(|g| (text(g, 0), text(g, 1), text(g, 2), g.measures.events)).collect();
+            groups.sorted().iter().map(|g| (text(g, 0), text(g, 1), text(g, 2), g.measures.events)).collect();
         let expected = [("a", "bc", "", 2), ("ab", "", "c", 3), ("ab", "c", "", 11)];
         assert_eq!(sorted, expected.map(|(a, b, c, n)| (a.to_owned(), b.to_owned(), c.to_owned(), n)));
+    }
+
+    #[test]
+    fn a_key_is_the_same_whether_it_stands_in_a_record_or_is_written() {
+        let long = "é".repeat(100);
+        for texts in [["", "", "", "", "", ""], ["s", "click", &long, "p", "i", "here"], [long.as_str(); 6]] {
+            let [site, event, target, page, item, placement] = texts.map(Into::into);
+            let event = Event { site, event, target, page, item, placement, ..testlog::event(1, 0) };
+            let mut payload = Vec::new();
+            encode_event(&event, &mut payload);
+            let fields = Fields::checked(&payload).unwrap();
+            let taken = Taken { position: 0, end: 0, event: EventView::new(&payload, &fields), fate: Fate::Counted };
+            let [site, event, target, page, _, placement] = texts;
+            let with_others = [site, event, target, placement, page];
+            for (by, expected) in [(&[][..], &texts[..3]), (&[By::Placement, By::Page], &with_others)] {
+                let (mut written, mut scratch) = (Vec::new(), Vec::new());
+                Key::new(expected.iter().copied()).write(&mut written);
+                assert_eq!(Key::written_of(&[taken, taken], by, &mut scratch), [&written, &written]);
+            }
+        }
     }
 
     /// Counts these records, each a number of a target of three sites, cut into runs here: the groups of all but the first
@@ -428,12 +450,12 @@ mod tests {
                     later.of(&key).events += 1;
                 }
             }
-            all.merge_within(later, 3, most);
+            all.merge_within(later, most);
             begin = end;
         }
         assert!(all.bytes() <= most.saturating_add(Key::new([OTHER; 3]).group_bytes()));
         let name = |group: &Group<'_>| [0, 1, 2].map(|column| text(group, column)).join(" ");
-        all.sorted(3).iter().map(|group| (name(group), group.measures.events)).collect()
+        all.sorted().iter().map(|group| (name(group), group.measures.events)).collect()
     }
 
     #[test]
@@ -469,7 +491,7 @@ mod tests {
         expected.iter().for_each(|key| groups.of(&Key::new(*key)).events += 1);
         expected.sort_unstable();
         let sorted: Vec<_> =
-            groups.sorted(4).iter().map(|group| [0, 1, 2, 3].map(|column| text(group, column))).collect();
+            groups.sorted().iter().map(|group| [0, 1, 2, 3].map(|column| text(group, column))).collect();
         assert_eq!(sorted, expected);
     }
 
@@ -482,7 +504,7 @@ mod tests {
                 groups.of(&Key::new(["s", "e", &text, "by"])).events += 1;
             }
             assert_eq!(groups.len(), 10_000);
-            assert!(groups.sorted(4).iter().all(|group| group.measures.events == round));
+            assert!(groups.sorted().iter().all(|group| group.measures.events == round));
         }
     }
 }

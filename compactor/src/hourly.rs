@@ -92,7 +92,7 @@ impl Hourly {
         in_order(
             is_much,
             hours.into_iter().map(Ok),
-            |(): &mut (), (hour, groups, covered)| Sorted { hour, covered, groups: groups.sorted(self.columns()) },
+            |(): &mut (), (hour, groups, covered)| Sorted { hour, covered, groups: groups.sorted() },
             || Ok::<_, FileError>(()),
             |hour| {
                 sorted.push(hour);
@@ -444,7 +444,7 @@ mod tests {
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
         let loaded = hourly.load(Hour(7)).unwrap().unwrap();
         assert_eq!((loaded.covered, hourly.covered(Hour(7)).unwrap()), (4711, Some(4711)));
-        let sums = |mut groups: Groups| groups.sorted(4).iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
+        let sums = |mut groups: Groups| groups.sorted().iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
         assert_eq!(sums(loaded.groups.clone()), sums(groups(false)));
         for mut again in [loaded.groups, groups(true)] {
             hourly.write(vec![(Hour(7), &mut again, 4711)]).unwrap();

@@ -437,7 +437,7 @@ impl Counted {
             let published = self.grouped;
             return Err(HourError::Behind { path: hourly.path(self.hour), covered: 0, published });
         };
-        loaded.groups.merge_within(std::mem::take(&mut self.groups), hourly.columns(), most_bytes);
+        loaded.groups.merge_within(std::mem::take(&mut self.groups), most_bytes);
         self.groups = loaded.groups;
         self.whole = true;
         Ok(())

@@ -23,6 +23,7 @@ pub mod batch;
 pub mod chunk;
 pub mod commit;
 pub mod compaction;
+pub mod counting_sort;
 pub mod crawlers;
 pub mod events;
 pub mod groups;

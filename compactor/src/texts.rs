@@ -16,6 +16,8 @@ use foldhash::fast::RandomState;
 const TEXT_BYTES: usize = 36;
 /// Texts looked for side by side: more than the processor has loads under way.
 const SIDE_BY_SIDE: usize = 32;
+/// A table of so few is in the processor's first cache: nothing waits for it.
+const FEW_SLOTS: usize = 512;
 /// The slots that a table begins with.
 const FIRST_SLOTS: usize = 64;
 /// The number of no text.
@@ -80,9 +82,8 @@ impl Texts {
 
     /// Appends the numbers of many texts, [`ABSENT`] for those that have none.
     pub fn find_all(&self, texts: &[&[u8]], numbers: &mut Vec<u32>) {
-        if self.slots.is_empty() {
-            numbers.resize(numbers.len() + texts.len(), ABSENT);
-            return;
+        if self.slots.len() <= FEW_SLOTS {
+            return numbers.extend(texts.iter().map(|text| self.find(text)));
         }
         let mask = self.slots.len() - 1;
         for texts in texts.chunks(SIDE_BY_SIDE) {

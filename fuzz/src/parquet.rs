@@ -115,8 +115,7 @@ impl Files {
         if let Ok(loaded) = self.hourly.load(Hour::of(NOW)) {
             let mut loaded = loaded.expect("there is a file");
             // what was read can be published again
-            let columns = self.hourly.columns();
-            for group in loaded.groups.sorted(columns) {
+            for group in loaded.groups.sorted() {
                 let sketch = group.measures.visitors.to_sketch();
                 assert!(!sketch.is_empty() && group.measures.visitors.estimate() >= 0);
             }

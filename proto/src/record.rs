@@ -160,11 +160,11 @@ pub fn encode_event(event: &Event<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&[source.key.unwrap_or(0), u8::from(source.key.is_some()) * FLAG_KEYED]);
     }
     for text in strings(event) {
-        put_str(out, text);
+        put_str(out, text.as_bytes());
     }
     for (key, value) in &event.props {
-        put_str(out, key);
-        put_str(out, value);
+        put_str(out, key.as_bytes());
+        put_str(out, value.as_bytes());
     }
 }
 
@@ -209,48 +209,63 @@ pub fn decode(payload: &[u8]) -> Result<Record<'_>, RecordError> {
 }
 
 impl Fields {
-    /// Finds the fields of an event's record.
-    #[expect(clippy::cast_possible_truncation, reason = "parts of a payload whose length fits")]
+    /// Of no record yet.
+    pub const NONE: Self = Self { front: Front::ALL[0], texts: [(0, 0); TEXTS], properties: 0 };
+
+    /// Those of an event's record.
     pub fn of(payload: &[u8]) -> Result<Self, RecordError> {
+        let mut fields = Self::NONE;
+        fields.find(payload)?;
+        Ok(fields)
+    }
+
+    /// The same, and that all texts are UTF-8.
+    pub fn checked(payload: &[u8]) -> Result<Self, RecordError> {
+        let mut fields = Self::NONE;
+        fields.find_checked(payload)?;
+        Ok(fields)
+    }
+
+    /// Finds those of an event's record, where they are to stay: moving them takes as long.
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a payload whose length fits")]
+    fn find(&mut self, payload: &[u8]) -> Result<(), RecordError> {
         let short = RecordError::Short { len: payload.len() };
         let (fixed, rest) = payload.split_first_chunk::<EVENT_FIXED>().ok_or(short)?;
         if fixed[0] != KIND_EVENT {
             return Err(RecordError::UnknownKind { kind: fixed[0] });
         }
-        let front = Front::from_index(usize::from(fixed[2])).ok_or(RecordError::BadField { field: "front" })?;
+        self.front = Front::from_index(usize::from(fixed[2])).ok_or(RecordError::BadField { field: "front" })?;
         if !matches!(fixed[3], 0 | 4 | 16) {
             return Err(RecordError::BadField { field: "ip" });
         }
-        let origin_len = if fixed[1] & FLAG_FRAMED == 0 { 0 } else { ORIGIN_LEN };
-        let (_, rest) = rest.split_at_checked(usize::from(fixed[3]) + origin_len).ok_or(short)?;
+        let (_, rest) = rest.split_at_checked(texts_at(fixed) - EVENT_FIXED).ok_or(short)?;
         let len = u32::try_from(payload.len()).map_err(|_| short)?;
         let mut strings = Strings { rest };
-        let mut texts = [(0, 0); TEXTS];
-        for place in &mut texts {
+        for place in &mut self.texts {
             let text_len = strings.next().ok_or(short)?.len();
             // neither is longer than the payload
             let end = len - strings.rest.len() as u32;
             *place = (end - text_len as u32, end);
         }
-        let properties = len - strings.rest.len() as u32;
+        self.properties = len - strings.rest.len() as u32;
         while !strings.rest.is_empty() {
             strings.next().zip(strings.next()).ok_or(short)?;
         }
-        Ok(Self { front, texts, properties })
+        Ok(())
     }
 
-    /// The same, and that all texts are UTF-8.
-    pub fn checked(payload: &[u8]) -> Result<Self, RecordError> {
-        let fields = Self::of(payload)?;
+    /// Becomes what [`Fields::checked`] is.
+    pub fn find_checked(&mut self, payload: &[u8]) -> Result<(), RecordError> {
+        self.find(payload)?;
         // all at once, most of the time: lengths below 128 are ASCII, too
-        let (first, _) = fields.texts[0];
-        if !payload[first as usize..].is_ascii() {
-            let texts = fields.texts.iter().map(|(from, to)| &payload[*from as usize..*to as usize]);
-            let properties = fields.properties_in(payload).flat_map(|(key, value)| [key, value]);
+        let (first, _) = self.texts[0];
+        if !is_ascii_from(payload, first as usize) {
+            let texts = self.texts.iter().map(|(from, to)| &payload[*from as usize..*to as usize]);
+            let properties = self.properties_in(payload).flat_map(|(key, value)| [key, value]);
             let mut others = texts.chain(properties).filter(|text| !text.is_ascii());
             others.try_for_each(|text| checked(text).map(drop))?;
         }
-        Ok(fields)
+        Ok(())
     }
 
     fn event_in<'a>(&self, payload: &'a [u8]) -> Result<Event<'a>, RecordError> {
@@ -340,6 +355,13 @@ impl<'a> EventView<'a> {
         self.fields.text_in(self.payload, text)
     }
 
+    /// The texts from the first to this one, as they stand in the record: what [`Strings`] reads.
+    #[inline]
+    pub fn strings_through(&self, last: Text) -> &'a [u8] {
+        let (_, end) = self.fields.texts[last as usize];
+        &self.payload[texts_at(self.payload)..end as usize]
+    }
+
     /// The bytes of [`Event::ip`]: none, 4 or 16.
     #[inline]
     pub fn ip(&self) -> &'a [u8] {
@@ -374,6 +396,21 @@ impl<'a> EventView<'a> {
         let number = Number { source, sequence: u64::from_le_bytes(chunk(&origin, 8)) };
         Some(Origin { number, place: u16::from_le_bytes(chunk(&origin, 16)), is_last: flags & FLAG_LAST != 0 })
     }
+}
+
+/// Whether all bytes from here on are ASCII. False if only some before them are not: the last ones are looked at together with
+/// what stands before them, for this is asked of each record. Of few bytes it says false.
+fn is_ascii_from(payload: &[u8], from: usize) -> bool {
+    let (chunks, _) = payload[from..].as_chunks::<16>();
+    let last = payload.last_chunk().unwrap_or(&[0xff; 16]);
+    let union = chunks.iter().chain([last]).fold(0, |union, chunk| union | u128::from_ne_bytes(*chunk));
+    union & u128::from_ne_bytes([0x80; 16]) == 0
+}
+
+/// Where the texts of an event's record begin.
+fn texts_at(payload: &[u8]) -> usize {
+    let origin_len = if payload[1] & FLAG_FRAMED == 0 { 0 } else { ORIGIN_LEN };
+    EVENT_FIXED + usize::from(payload[3]) + origin_len
 }
 
 /// The address with these bytes, as [`EventView::ip`] gives them.
@@ -413,18 +450,28 @@ fn strings<'e>(event: &'e Event<'_>) -> [&'e str; 8] {
     ]
 }
 
-fn put_str(out: &mut Vec<u8>, text: &str) {
+/// Appends a *str*, which is to be UTF-8.
+pub fn put_str(out: &mut Vec<u8>, text: &[u8]) {
     varint::put(out, text.len() as u64);
-    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(text);
 }
 
-/// Takes strings one by one from the end of an event's record.
-struct Strings<'a> {
+/// Takes one *str* after the other, until there is no whole one. The same texts are always the same bytes.
+#[derive(Clone, Debug)]
+pub struct Strings<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Strings<'a> {
-    /// None, if it ends too early.
+    /// Those that begin here.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+}
+
+impl<'a> Iterator for Strings<'a> {
+    type Item = &'a [u8];
+
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
         let len = usize::try_from(varint::take(&mut self.rest)?).ok()?;
@@ -532,11 +579,78 @@ mod tests {
         }
     }
 
+    /// A record whose texts have these lengths.
+    fn record_of(lengths: [usize; 8]) -> Vec<u8> {
+        let text = |n: usize| Cow::Owned("x".repeat(lengths[n]));
+        let event = Event {
+            id: Id { uuid: Uuid::from_u128(u128::MAX), made_here: false },
+            received_at: -1,
+            age_ms: 0,
+            front: Front::Http1,
+            site: text(0),
+            event: text(1),
+            target: text(2),
+            page: text(3),
+            item: text(4),
+            placement: text(5),
+            visitor: text(6),
+            user_agent: text(7),
+            ip: None,
+            value: Some(Micros(-1)),
+            lost: u32::MAX,
+            origin: None,
+            props: Vec::new(),
+        };
+        let mut payload = Vec::new();
+        encode_event(&event, &mut payload);
+        payload
+    }
+
+    #[test]
+    fn a_byte_that_is_no_utf8_is_found_wherever_it_stands() {
+        // few texts and many, longer ones with lengths of two bytes
+        for lengths in [[0; 8], [0, 0, 1, 0, 0, 0, 0, 0], [1; 8], [9, 5, 40, 60, 4, 3, 36, 110], [130; 8]] {
+            let payload = record_of(lengths);
+            let fields = Fields::checked(&payload).unwrap();
+            for (from, to) in fields.texts {
+                for at in from..to {
+                    let mut harmed = payload.clone();
+                    harmed[at as usize] = 0x80;
+                    assert!(Fields::checked(&harmed).is_err(), "{lengths:?} at {at}");
+                    if at + 1 < to {
+                        harmed[at as usize..][..2].copy_from_slice("é".as_bytes());
+                        assert!(Fields::checked(&harmed).is_ok(), "{lengths:?} at {at}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn texts_stand_together_as_they_are_written() {
+        for len in [0, 1, 127, 128, 300] {
+            let payload = record_of([len; 8]);
+            let fields = Fields::of(&payload).unwrap();
+            let view = EventView::new(&payload, &fields);
+            let mut written = Vec::new();
+            for text in [Text::Site, Text::Event, Text::Target] {
+                put_str(&mut written, view.text(text));
+            }
+            assert_eq!(view.strings_through(Text::Target), written);
+            assert_eq!(view.strings_through(Text::UserAgent), &payload[EVENT_FIXED..]);
+            assert!(Strings::new(&written).eq([
+                view.text(Text::Site),
+                view.text(Text::Event),
+                view.text(Text::Target)
+            ]));
+        }
+    }
+
     #[test]
     fn a_string_of_any_length_that_an_event_may_have_reads_back() {
         for len in [127, 128, 16_383, 16_384, crate::event::MAX_EVENT_BYTES] {
             let mut bytes = Vec::new();
-            put_str(&mut bytes, &"x".repeat(len));
+            put_str(&mut bytes, "x".repeat(len).as_bytes());
             let mut strings = Strings { rest: &bytes };
             assert_eq!(strings.next().map(<[u8]>::len), Some(len));
             assert!(strings.rest.is_empty());

@@ -10,7 +10,8 @@ pub fn put(out: &mut Vec<u8>, mut number: u64) {
     out.push(number.to_le_bytes()[0]);
 }
 
-/// Takes a number from the beginning. None if it ends too early or has more than 64 bits.
+/// Takes a number from the beginning. None if it ends too early, has more than 64 bits, or more bytes than it needs: a number
+/// has one form.
 #[inline]
 pub fn take(bytes: &mut &[u8]) -> Option<u64> {
     match bytes.split_first() {
@@ -34,7 +35,7 @@ fn take_long(bytes: &mut &[u8]) -> Option<u64> {
         }
         number |= bits << shift;
         if byte < 0x80 {
-            return Some(number);
+            return Some(number).filter(|_| byte > 0 || shift == 0);
         }
     }
     None
@@ -53,6 +54,14 @@ mod tests {
             assert_eq!((take(&mut rest), rest), (Some(number), &[][..]));
             assert_eq!(take(&mut &bytes[..bytes.len() - 1]), None);
         }
+    }
+
+    #[test]
+    fn a_number_in_more_bytes_than_it_needs_is_none() {
+        for bytes in [&[0x80, 0][..], &[0xff, 0], &[0x80, 0x80, 0]] {
+            assert_eq!(take(&mut &*bytes), None);
+        }
+        assert_eq!(take(&mut &[0][..]), Some(0));
     }
 
     #[test]

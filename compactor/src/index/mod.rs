@@ -37,7 +37,6 @@ mod page;
 mod run;
 
 use cache::PageCache;
-use filter::FilterKey;
 use head::{Head, HeadKey, Keyed};
 use manifest::Manifest;
 use merge::Held;
@@ -212,9 +211,8 @@ impl Index {
         if let Some(verdict) = self.head.judge(&copy, head_key) {
             return Ok(verdict);
         }
-        let key = FilterKey::of(copy.id);
         for run in self.runs.iter_mut().rev() {
-            let verdict = run.find(&mut self.cache, copy.id, key, |held| copy.judged_by(&held))?;
+            let verdict = run.find(&mut self.cache, copy.id, |held| copy.judged_by(&held))?;
             if let Some(verdict) = verdict {
                 return Ok(verdict);
             }

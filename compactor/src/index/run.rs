@@ -138,12 +138,12 @@ impl Run {
         &mut self,
         cache: &mut PageCache,
         id: u128,
-        key: FilterKey,
         mut answer: impl FnMut(FirstCopy) -> Option<T>,
     ) -> Result<Option<T>, IndexError> {
         if id > self.last {
             return Ok(None);
         }
+        let key = FilterKey::of(id);
         // the copies of one id may go on behind a fence that is this very id
         let mut group = self.fences.partition_point(|fence| *fence < id).saturating_sub(1);
         while self.fences.get(group).is_some_and(|fence| *fence <= id) {

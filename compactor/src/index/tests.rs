@@ -169,7 +169,7 @@ fn a_large_run_finds_every_id_and_no_other() {
     let mut cache = PageCache::new(64 * page::PAGE_BYTES);
     let mut positions = |id: u128| {
         let mut positions = Vec::new();
-        let all = run.find(&mut cache, id, FilterKey::of(id), |copy| {
+        let all = run.find(&mut cache, id, |copy| {
             assert_eq!(copy.id, id);
             positions.push(copy.position);
             None::<()>
@@ -211,7 +211,7 @@ fn any_flipped_byte_of_a_run_is_an_error_and_never_a_wrong_answer() {
         let mut errors = 0;
         for n in (0..copies).step_by(10) {
             for (asked, expected) in [(copy(n).id, Some(copy(n))), (copy(n).id + 1, None)] {
-                match run.find(&mut cache, asked, FilterKey::of(asked), |held| (held.id == asked).then_some(held)) {
+                match run.find(&mut cache, asked, |held| (held.id == asked).then_some(held)) {
                     Ok(found) => assert_eq!(found, expected),
                     Err(error) => {
                         assert!(matches!(error, IndexError::Corrupt { .. }));
