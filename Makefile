@@ -122,9 +122,10 @@ bench-compact: ## log → hourly Parquet, beside DuckDB, ClickHouse, Polars and 
 	cargo build --release -p tallylight-compactor
 	cargo run --release -p tallylight-benches -- compact --events $(EVENTS) --rounds 4 --json target/bench-compact.json
 
-bench-growth: ## what the compactor costs and takes as its ids become 100 million (10 GB of disk)
+bench-growth: ## what the compactor costs as its ids become 100 million (10 GB of disk), or groups more
 	cargo build --release -p tallylight-compactor
-	cargo run --release -p tallylight-benches -- growth
+	cargo run --release -p tallylight-benches -- growth --rounds 1 --json target/bench-growth.json
+	cargo run --release -p tallylight-benches -- growth --rounds 4 --up-to 4M --step 4M --targets 50,500,5k,50k --json target/bench-groups.json
 
 # One target, so many executions: make fuzz TARGET=decoder RUNS=1000000
 TARGET ?=

@@ -46,7 +46,7 @@ enum What {
     Hostile(hostile::Arguments),
     /// From the log to hourly Parquet, beside batch engines.
     Compact(compact::Arguments),
-    /// What the compactor costs as the ids that it knows become more.
+    /// What the compactor costs as the ids that it knows, or an hour's groups, become more.
     Growth(compact::GrowthArguments),
     /// The compactor's roll-up without rows, which `compact` starts.
     #[command(hide = true)]
@@ -66,7 +66,7 @@ fn main() -> anyhow::Result<()> {
         What::Counters(counters) => counters::run(&counters),
         What::Hostile(hostile) => hostile::run(&hostile, arguments.rounds),
         What::Compact(compact) => compact::run(&compact, arguments.rounds),
-        What::Growth(growth) => compact::growth(&growth),
+        What::Growth(growth) => compact::growth(&growth, arguments.rounds),
         What::RollUp(roll_up) => compact::roll_up(&roll_up),
         What::UdpReceiver(receiver) => udp::receive(&receiver),
     }

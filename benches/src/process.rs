@@ -2,13 +2,13 @@
 //! this one ends.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setpriority_process, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,6 +19,25 @@ pub const LOAD_CPU: usize = 1;
 const AUTOGROUP: &str = "/proc/self/autogroup";
 /// How long a receiver may take to stop, before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// A program of ours, where this one was built.
+pub fn ours(name: &str) -> Result<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name(name);
+    ensure!(program.exists(), "{} is not there (make build)", program.display());
+    Ok(program)
+}
+
+/// Lets this process, and what it starts, have as many descriptors as they may.
+pub fn raise_descriptors() -> Result<()> {
+    let limits = getrlimit(Resource::Nofile);
+    let wanted = limits.maximum.map_or(200_000, |most| most.max(200_000));
+    let raised = Rlimit { current: Some(wanted), maximum: Some(wanted) };
+    // only root may have more than it was given
+    if setrlimit(Resource::Nofile, raised).is_err() {
+        setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, maximum: limits.maximum })?;
+    }
+    Ok(())
+}
 
 /// Keeps this thread, and what it starts from now on, on one CPU.
 pub fn pin(cpu: usize) -> Result<()> {

@@ -95,11 +95,19 @@ pub fn write_log(data: &Path, traffic: &Traffic, events: Range<u64>) -> Result<(
 
 /// What the files below a folder take, in bytes.
 pub fn bytes_below(folder: &Path) -> Result<u64> {
-    let mut bytes = 0;
+    files_below(folder)?.into_iter().map(|file| Ok(fs::metadata(file)?.len())).sum()
+}
+
+/// The files below a folder.
+pub fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;
-        let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() { bytes_below(&entry.path())? } else { metadata.len() };
+        if entry.file_type()?.is_dir() {
+            files.extend(files_below(&entry.path())?);
+        } else {
+            files.push(entry.path());
+        }
     }
-    Ok(bytes)
+    Ok(files)
 }

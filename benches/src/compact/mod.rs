@@ -15,7 +15,7 @@ pub mod traffic;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::compare::{alternate, spread};
 use crate::{machine, process};
@@ -65,8 +65,7 @@ pub struct Arguments {
 /// Measures and prints the comparison.
 pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     process::watch_signals()?;
-    let compactor = std::env::current_exe()?.with_file_name("tallylight-compactor");
-    ensure!(compactor.exists(), "{} is not there (make build)", compactor.display());
+    let compactor = process::ours("tallylight-compactor")?;
     let engines = Engines::find(&arguments.python)?;
     let traffic = Traffic::new(arguments.an_hour, arguments.targets, arguments.late, arguments.late_hours);
     std::fs::create_dir_all(&arguments.dir)?;

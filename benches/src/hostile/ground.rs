@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::Result;
-use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+use rustix::process::setpriority_process;
 use socket2::{Domain, Socket, Type};
 
 /// How long an attacker waits for anything.
@@ -151,16 +150,4 @@ pub fn write(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
 pub fn step_back() {
     // of a thread that may not, the niceness is that of the others
     let _ = setpriority_process(None, 0);
-}
-
-/// Lets this process, and the collector, have as many connections as they may.
-pub fn raise_descriptors() -> Result<()> {
-    let limits = getrlimit(Resource::Nofile);
-    let wanted = limits.maximum.map_or(200_000, |most| most.max(200_000));
-    let raised = Rlimit { current: Some(wanted), maximum: Some(wanted) };
-    // only root may have more than it was given
-    if setrlimit(Resource::Nofile, raised).is_err() {
-        setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, maximum: limits.maximum })?;
-    }
-    Ok(())
 }

@@ -58,7 +58,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     if first.is_none() {
         eprintln!("runs as any other process does: only root may put it first");
     }
-    ground::raise_descriptors()?;
+    process::raise_descriptors()?;
     http1::prepare();
     let window = Duration::try_from_secs_f64(arguments.seconds)?;
     std::fs::create_dir_all(&arguments.dir)?;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use tallylight_proto::record::{self, Record};
 use tallylight_proto::segment::{Found, Framing, HEADER_LEN, HeaderPage, Mark, Scanner};
 
@@ -32,8 +32,7 @@ impl Target {
         std::fs::create_dir_all(data)?;
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr();
         let (http, admin) = (free()?, free()?);
-        let program = std::env::current_exe()?.with_file_name("tallylight-collector");
-        ensure!(program.exists(), "{} is not there (make build)", program.display());
+        let program = process::ours("tallylight-collector")?;
         let mut command = Command::new(program);
         command.args(["--http", &http.to_string(), "--udp", "off", "--admin", &admin.to_string(), "--data"]);
         command.arg(data).args(flags);

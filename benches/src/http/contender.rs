@@ -21,6 +21,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 pub struct Contender {
     pub name: String,
     pub ask: Ask,
+    /// Of an open loop.
+    pub connections: Option<usize>,
     server: Server,
 }
 
@@ -43,11 +45,20 @@ pub struct Running {
 
 impl Contender {
     pub fn nginx(peers: &Peers) -> Self {
-        Self { name: "nginx, access_log buffer=64k".into(), ask: Ask::Get, server: Server::Nginx(peers.clone()) }
+        Self::new("nginx, access_log buffer=64k", Ask::Get, Server::Nginx(peers.clone()))
     }
 
     pub fn collector(name: &str, ask: Ask, program: &Path, is_recycled: bool) -> Self {
-        Self { name: name.into(), ask, server: Server::Collector { program: program.to_owned(), is_recycled } }
+        Self::new(name, ask, Server::Collector { program: program.to_owned(), is_recycled })
+    }
+
+    fn new(name: &str, ask: Ask, server: Server) -> Self {
+        Self { name: name.into(), ask, connections: None, server }
+    }
+
+    /// The same, asked over so many connections.
+    pub fn over(self, connections: usize) -> Self {
+        Self { name: format!("{}, {connections}", self.name), connections: Some(connections), ..self }
     }
 
     /// Starts it with all its files in this folder.

@@ -24,7 +24,7 @@ use requests::Ask;
 
 /// Requests before those that are measured.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Connections of the open loop.
+/// Connections of an open loop, where it is not said.
 const OPEN_CONNECTIONS: usize = 64;
 
 /// What is asked how.
@@ -39,6 +39,12 @@ pub struct Arguments {
     /// Connections of the closed loops.
     #[arg(long, value_delimiter = ',', default_value = "64,512")]
     connections: Vec<usize>,
+    /// Connections of open loops at one rate. The collector takes 16,000 at a time unless it is told to take more.
+    #[arg(long, value_delimiter = ',', default_value = "1,64,1024,4096,15000")]
+    open_connections: Vec<usize>,
+    /// Requests a second of those.
+    #[arg(long, default_value_t = 10_000.0)]
+    open_rate: f64,
     /// Only workloads whose names contain this (may be repeated).
     #[arg(long)]
     only: Vec<String>,
@@ -69,8 +75,8 @@ enum Shape {
     Closed { connections: usize },
     /// The same with a new connection for each request.
     Anew { connections: usize },
-    /// So many requests a second.
-    Open { rate: f64 },
+    /// So many requests a second, over connections in turn. No rate yet: half of what they can.
+    Open { rate: Option<f64> },
     /// So many connections with so many streams each.
     Http2 { connections: usize, streams: usize },
 }
@@ -104,6 +110,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     if first.is_none() {
         eprintln!("runs as any other process does: only root may put it first");
     }
+    process::raise_descriptors()?;
     std::fs::create_dir_all(&arguments.dir)?;
     let folder = tempfile::Builder::new().prefix("bench-http-").tempdir_in(&arguments.dir)?;
     let folder = folder.path().canonicalize()?;
@@ -115,7 +122,9 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
             continue;
         }
         let shape = match workload.shape {
-            Shape::Open { .. } => Shape::Open { rate: arguments.rate.map_or_else(|| half(&workload, &closed), Ok)? },
+            Shape::Open { rate: None } => {
+                Shape::Open { rate: Some(arguments.rate.map_or_else(|| half(&workload, &closed), Ok)?) }
+            }
             other => other,
         };
         let window = Duration::try_from_secs_f64(arguments.seconds)?;
@@ -150,8 +159,7 @@ fn half(workload: &Workload, closed: &HashMap<String, f64>) -> Result<f64> {
 
 impl Arguments {
     fn workloads(&self, peers: &Peers) -> Result<Vec<Workload>> {
-        let program = std::env::current_exe()?.with_file_name("tallylight-collector");
-        ensure!(program.exists(), "{} is not there (make build)", program.display());
+        let program = process::ours("tallylight-collector")?;
         let nginx = || Contender::nginx(peers);
         let collector = |name, ask, is_recycled| Contender::collector(name, ask, &program, is_recycled);
         let recycled = || collector("Tallylight", Ask::Get, true);
@@ -179,8 +187,14 @@ impl Arguments {
         // of other requests, half of the load is another rate
         let post = vec![collector("Tallylight, POST, 204 after the log", Ask::Post, true)];
         for (name, contenders) in [("half load, open loop", open), ("half load of POSTs, open loop", post)] {
-            all.push(Workload { name: name.into(), shape: Shape::Open { rate: 0.0 }, contenders });
+            all.push(Workload { name: name.into(), shape: Shape::Open { rate: None }, contenders });
         }
+        let over = |connections: &usize| pair().map(|contender| contender.over(*connections)).collect::<Vec<_>>();
+        all.push(Workload {
+            name: "more and more connections, open loop".into(),
+            shape: Shape::Open { rate: Some(self.open_rate) },
+            contenders: self.open_connections.iter().flat_map(over).collect(),
+        });
         let anew = Shape::Anew { connections: OPEN_CONNECTIONS };
         all.push(Workload { name: "a new connection a request".into(), shape: anew, contenders: pair().collect() });
         for (connections, streams) in [(16, 16), (64, 1)] {
@@ -198,7 +212,11 @@ fn measure(contender: &Contender, shape: Shape, window: Duration, folder: &Path,
         Shape::Http2 { connections, streams } => http2(&running, connections, streams, window, peers),
         Shape::Closed { connections } => http1(&running, contender.ask, connections, false, Pace::Closed, window),
         Shape::Anew { connections } => http1(&running, contender.ask, connections, true, Pace::Closed, window),
-        Shape::Open { rate } => http1(&running, contender.ask, OPEN_CONNECTIONS, false, Pace::Open(rate), window),
+        Shape::Open { rate } => {
+            let rate = rate.context("it was to be half of what they can")?;
+            let connections = contender.connections.unwrap_or(OPEN_CONNECTIONS);
+            http1(&running, contender.ask, connections, false, Pace::Open(rate), window)
+        }
     }?;
     running.process.stop()?;
     Ok(measured)
@@ -214,7 +232,12 @@ fn http1(
 ) -> Result<Measured> {
     let requests = requests::all(ask, is_anew);
     let mut load = Load::new(running.http1, &requests, connections, is_anew)?;
-    load.run(pace, WARM_UP)?;
+    // each connection is made, and has had a request
+    let all = match pace {
+        Pace::Open(rate) => Duration::from_secs_f64(connections as f64 / rate),
+        Pace::Closed => Duration::ZERO,
+    };
+    load.run(pace, WARM_UP + all)?;
     let before = running.process.cpu()?;
     let window = load.run(pace, window)?;
     let cpu = running.process.cpu()? - before;

@@ -12,7 +12,7 @@ use crate::machine;
 pub fn print(name: &str, shape: Shape, contenders: &[Contender], runs: &[Vec<Measured>]) -> Value {
     let rounds = runs.first().map_or(0, Vec::len);
     let pace = match shape {
-        Shape::Open { rate } => format!(", {rate:.0} requests a second"),
+        Shape::Open { rate: Some(rate) } => format!(", {rate:.0} requests a second"),
         _ => String::new(),
     };
     println!("\n{name}{pace}: {rounds} rounds, median (quartiles); {}", machine::describe());
