@@ -3,7 +3,8 @@
 //! That is due when they have been asked as often as they hold copies, since looking into one costs about what writing a copy
 //! again does, or when runs become many. Ids of version 7 are sorted by their time, as runs are, and hardly ever have one
 //! looked into that is older; of other ids each has all of them. A copy is written again each time its run moves up a size, that
-//! is a handful of times in its life. Runs above [`MOST_COPIES`] stay as they are, and go as a whole when they are old.
+//! is a handful of times in its life; where nobody asks for it, no more once its run is large: merging those takes seconds, and
+//! all that it saves is a file. Runs above [`MOST_COPIES`] stay as they are, and go as a whole when they are old.
 
 use std::path::Path;
 
@@ -12,8 +13,12 @@ use super::{FirstCopy, IndexError};
 
 /// So many runs of one size are merged, at least.
 const OF_ONE_SIZE: usize = 4;
-/// So many runs are many: of each id it must be looked in which of them it may be.
-const MANY_RUNS: usize = 16;
+/// So many that are not large are many.
+const MANY_SMALL_RUNS: usize = 16;
+/// So many in all are many: each is a file that is open.
+const MANY_RUNS: usize = 128;
+/// Runs with more copies are large: 64 MiB.
+const LARGE_COPIES: u64 = 2 << 20;
 /// Up to here, a run is of the smallest size; each next one is four times as large. 1 MiB.
 const SMALLEST_COPIES: u64 = 32_768;
 /// So many copies are worth starting threads for.
@@ -32,8 +37,9 @@ pub(super) struct Held {
 /// The places of runs to be merged now, if there are any: the smallest that are enough of one size.
 pub(super) fn choose(runs: &[Held]) -> Option<Vec<usize>> {
     let largest = runs.iter().map(|run| size(run.copies)).max()?;
-    let are_many = runs.len() >= MANY_RUNS;
+    let many_small = small(runs) >= MANY_SMALL_RUNS;
     (0..=largest).find_map(|of| {
+        let are_many = if of > size(LARGE_COPIES) { runs.len() >= MANY_RUNS } else { many_small };
         let mut sum = 0;
         let of_that_size = (0..runs.len()).filter(|n| size(runs[*n].copies) == of);
         let few_enough = of_that_size.take_while(|n| {
@@ -45,6 +51,11 @@ pub(super) fn choose(runs: &[Held]) -> Option<Vec<usize>> {
         let has_paid = are_many || all(|run| run.asked) >= all(|run| run.copies);
         (chosen.len() >= OF_ONE_SIZE && has_paid).then_some(chosen)
     })
+}
+
+/// How many are not large.
+pub(super) fn small(runs: &[Held]) -> usize {
+    runs.iter().filter(|run| run.copies <= LARGE_COPIES).count()
 }
 
 fn size(copies: u64) -> u32 {
@@ -159,6 +170,15 @@ mod tests {
         assert_eq!(choose(&held(&few, &[0, 0, 0, 0, 800_000, 0, 0, 0])), Some(vec![4, 5, 6, 7]));
         assert_eq!(choose(&held(&[100; 15], &[0; 15])), None);
         assert_eq!(choose(&held(&[100; 16], &[0; 16])), Some((0..16).collect()), "they are many");
+        let large = [3 << 20; 127];
+        assert_eq!(choose(&held(&large, &[0; 127])), None);
+        assert_eq!(
+            choose(&held(&[&large[..], &[100]].concat(), &[0; 128])),
+            Some((0..21).collect()),
+            "in all they are many"
+        );
+        assert_eq!(choose(&held(&[&large[..20], &[100; 15]].concat(), &[0; 35])), None);
+        assert_eq!(choose(&held(&[&large[..20], &[100; 16]].concat(), &[0; 36])), Some((20..36).collect()));
     }
 
     #[test]
@@ -187,9 +207,9 @@ mod tests {
     fn runs_stay_few_and_copies_are_seldom_written_again() {
         // small runs or full heads; ids are looked for in no run, or in all of them
         for (added, copies, are_asked, few, seldom) in [
-            (20_000, 4_000, false, 19, 5.5),
-            (20_000, 4_000, true, 19, 7.0),
-            (128, 3 << 18, false, 16, 1.0),
+            (20_000, 4_000, false, 45, 3.5),
+            (20_000, 4_000, true, 20, 7.0),
+            (128, 3 << 18, false, 23, 1.0),
             (128, 3 << 18, true, 11, 3.0),
         ] {
             let mut runs: Vec<Held> = Vec::new();

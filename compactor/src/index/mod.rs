@@ -70,7 +70,7 @@ impl IndexError {
     }
 }
 
-/// With fewer runs than this, merging waits until a commit is done, so that it keeps nobody waiting.
+/// With fewer small runs than this, merging waits until a commit is done, so that it keeps nobody waiting.
 const MOST_RUNS_IN_A_COMMIT: usize = 24;
 
 /// Whether a record counts.
@@ -142,6 +142,8 @@ pub struct Index {
     folder: PathBuf,
     limits: Limits,
     head: Head,
+    /// By their last ids: most ids that are asked for are behind all of them. No two copies of an id are within 7 days of each other, so
+    /// it does not matter which is found first.
     runs: Vec<Run>,
     cache: PageCache,
     /// The number of the next run, also after one that failed: the file of a failed one may be there.
@@ -163,7 +165,8 @@ impl Index {
         storage::create_dir_all(folder)?;
         let manifest = Manifest::read(folder)?.unwrap_or_default();
         let runs = manifest.runs.iter().map(|(number, copies)| Run::open(folder, *number, *copies));
-        let runs = runs.collect::<Result<Vec<_>, _>>()?;
+        let mut runs = runs.collect::<Result<Vec<_>, _>>()?;
+        runs.sort_unstable_by_key(|run| run.last);
         remove_all_but(folder, &manifest)?;
         Ok(Self {
             folder: folder.to_owned(),
@@ -211,7 +214,7 @@ impl Index {
         if let Some(verdict) = self.head.judge(&copy, head_key) {
             return Ok(verdict);
         }
-        for run in self.runs.iter_mut().rev() {
+        for run in self.runs.iter_mut().rev().take_while(|run| copy.id <= run.last) {
             let verdict = run.find(&mut self.cache, copy.id, |held| copy.judged_by(&held))?;
             if let Some(verdict) = verdict {
                 return Ok(verdict);
@@ -242,7 +245,7 @@ impl Index {
     pub fn flush(&mut self, through: u64) -> Result<(), IndexError> {
         self.write_head(self.through.max(through))?;
         self.flushed = self.newest.take().or(self.flushed);
-        if self.runs.len() >= MOST_RUNS_IN_A_COMMIT { self.merge() } else { Ok(()) }
+        if merge::small(&self.held()) >= MOST_RUNS_IN_A_COMMIT { self.merge() } else { Ok(()) }
     }
 
     /// To be called once all that was judged before the last flush is committed, so that it will not be judged again:
@@ -304,8 +307,7 @@ impl Index {
     }
 
     fn merge(&mut self) -> Result<(), IndexError> {
-        let held = |run: &Run| Held { copies: run.copies, asked: run.asked };
-        while let Some(chosen) = merge::choose(&self.runs.iter().map(held).collect::<Vec<_>>()) {
+        while let Some(chosen) = merge::choose(&self.held()) {
             let runs: Vec<_> = chosen.iter().map(|n| &self.runs[*n]).collect();
             let numbers: Vec<_> = runs.iter().map(|run| run.number).collect();
             let number = self.next_number;
@@ -322,6 +324,11 @@ impl Index {
         Ok(())
     }
 
+    /// What decides which runs are merged.
+    fn held(&self) -> Vec<Held> {
+        self.runs.iter().map(|run| Held { copies: run.copies, asked: run.asked }).collect()
+    }
+
     /// Makes the index one run more and some fewer, at once.
     fn replace(&mut self, gone: impl Fn(&Run) -> bool, added: Option<Run>, through: u64) -> Result<(), IndexError> {
         let runs =
@@ -333,6 +340,7 @@ impl Index {
             let _ = storage::remove(&run::path(&self.folder, run.number));
         }
         self.runs.extend(added);
+        self.runs.sort_unstable_by_key(|run| run.last);
         Ok(())
     }
 

@@ -93,7 +93,8 @@ pub(super) struct Run {
     shape: Shape,
     /// The first id of each group.
     fences: Vec<u128>,
-    last: u128,
+    /// The last id.
+    pub(super) last: u128,
     /// How often its pages were looked at, since it was opened.
     pub(super) asked: u64,
 }
@@ -140,9 +141,6 @@ impl Run {
         id: u128,
         mut answer: impl FnMut(FirstCopy) -> Option<T>,
     ) -> Result<Option<T>, IndexError> {
-        if id > self.last {
-            return Ok(None);
-        }
         let key = FilterKey::of(id);
         // the copies of one id may go on behind a fence that is this very id
         let mut group = self.fences.partition_point(|fence| *fence < id).saturating_sub(1);
