@@ -58,21 +58,14 @@ impl Judged {
 
     /// Of a body with nothing in it, where that is no event.
     pub fn blank() -> Self {
-        Self::whole(1, Err(Detail::NoEvents.into()))
+        let mut judged = Self::default();
+        judged.refuse(1, Detail::NoEvents.into());
+        judged
     }
 
     fn refuse(&mut self, events: usize, reject: Reject) {
         self.refused[reject.reason().index()] += events as u64;
         self.first.get_or_insert(reject);
-    }
-
-    fn whole(events: usize, result: Result<(), Reject>) -> Self {
-        let mut judged = Self::default();
-        match result {
-            Ok(()) => judged.taken = events as u64,
-            Err(reject) => judged.refuse(events, reject),
-        }
-        judged
     }
 }
 
@@ -142,34 +135,36 @@ impl<'a> Entries<'a> {
         // filled in where it is: it is large
         let mut entries =
             Self { body, len: 1, next: 0, rest: Rest::Nothing, fields: Fields::default(), judged: Judged::default() };
-        entries.rest = match Kind::of(&body, bytes, &mut entries.fields) {
-            Kind::Multipart => return entries.refused(1, Detail::Multipart),
+        if let Err(detail) = entries.look(bytes) {
+            entries.end(Err(detail.into()));
+        }
+        entries
+    }
+
+    /// The same for `bytes`, those of the body, trimmed.
+    ///
+    /// # Errors
+    /// If all of it is refused.
+    fn look(&mut self, bytes: &'a [u8]) -> Result<(), Detail> {
+        self.rest = match Kind::of(&self.body, bytes, &mut self.fields) {
+            Kind::Multipart => return Err(Detail::Multipart),
             Kind::Object(read) => Rest::Object(read),
             Kind::Ping => Rest::Ping,
             Kind::Query => Rest::Query,
-            Kind::Array => match array(bytes) {
-                Ok(found) if found.is_empty() => return entries.refused(1, Detail::NoEvents),
-                Ok(found) => {
-                    entries.len = found.len();
-                    Rest::Array(found.into_iter())
+            Kind::Array => {
+                let found = array(bytes)?;
+                if found.is_empty() {
+                    return Err(Detail::NoEvents);
                 }
-                Err(detail) => return entries.refused(1, detail),
-            },
+                self.len = found.len();
+                Rest::Array(found.into_iter())
+            }
             Kind::Lines => {
-                entries.len = lines_of(bytes).filter(is_line).count();
+                self.len = lines_of(bytes).filter(is_line).count();
                 Rest::Lines(lines_of(bytes))
             }
         };
-        match entries.len {
-            len if len > MAX_EVENTS => entries.refused(len, Detail::TooMany { events: len }),
-            _ => entries,
-        }
-    }
-
-    fn refused(mut self, events: usize, detail: Detail) -> Self {
-        self.len = events;
-        self.end(Judged::whole(events, Err(detail.into())));
-        self
+        if self.len > MAX_EVENTS { Err(Detail::TooMany { events: self.len }) } else { Ok(()) }
     }
 
     /// The body.
@@ -212,7 +207,7 @@ impl<'a> Entries<'a> {
                 out.give(&mut fields, PING_EVENT, 0)
             }
         };
-        self.end(Judged::whole(1, one.map_err(Reject::from)))
+        self.end(one.map_err(Reject::from))
     }
 
     fn judge_some(&mut self, piece: Piece, out: &mut Out<'_, '_>) -> bool {
@@ -221,14 +216,14 @@ impl<'a> Entries<'a> {
             match &mut self.rest {
                 Rest::Array(entries) => {
                     let Some(entry) = entries.next() else {
-                        return self.end(Judged::whole(self.len, Ok(())));
+                        return self.end(Ok(()));
                     };
                     let mut fields = Fields::default();
                     let read = object::read(entry.get(), &mut fields);
                     let given = read.and_then(|()| out.give(&mut fields, DEFAULT_EVENT, self.next));
                     if let Err(detail) = given {
                         let reject = Reject { place: Place::Entry(self.next + 1), detail };
-                        return self.end(Judged::whole(self.len, Err(reject)));
+                        return self.end(Err(reject));
                     }
                     bytes += entry.get().len();
                 }
@@ -254,9 +249,13 @@ impl<'a> Entries<'a> {
         self.next < self.len || matches!(self.rest, Rest::Array(_))
     }
 
-    /// Nothing is left of it.
-    fn end(&mut self, judged: Judged) -> bool {
-        (self.judged, self.next, self.rest) = (judged, self.len, Rest::Nothing);
+    /// All of it is taken or refused: nothing is left of it.
+    fn end(&mut self, result: Result<(), Reject>) -> bool {
+        match result {
+            Ok(()) => self.judged.taken = self.len as u64,
+            Err(reject) => self.judged.refuse(self.len, reject),
+        }
+        (self.next, self.rest) = (self.len, Rest::Nothing);
         false
     }
 
@@ -280,7 +279,11 @@ enum Kind {
 impl Kind {
     /// `bytes` are those of the body, trimmed. What an object says is put into the fields; otherwise they say nothing.
     fn of<'a>(body: &Body<'a>, bytes: &'a [u8], fields: &mut Fields<'a>) -> Self {
-        let media_type = body.content_type.split(';').next().unwrap_or_default().trim_ascii();
+        let media_type = match body.content_type {
+            // datagrams have none
+            "" => "",
+            some => some.split(';').next().unwrap_or_default().trim_ascii(),
+        };
         if media_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
             return Self::Multipart;
         }

@@ -3,6 +3,7 @@
 //! This is the one place that knows what every key means and what stands for it if it is missing.
 
 use std::borrow::Cow;
+use std::mem::take;
 
 use uuid::Uuid;
 
@@ -128,7 +129,7 @@ impl<'a> Fields<'a> {
         self.props.add_missing(&defaults.props);
     }
 
-    /// Checks them and makes the event, which leaves nothing in them. `name` is its name if it says none, `place` its place in
+    /// Checks them and makes the event, which takes its texts away. `name` is its name if it says none, `place` its place in
     /// the body.
     pub(super) fn take_event(
         &mut self,
@@ -137,28 +138,27 @@ impl<'a> Fields<'a> {
         context: &Context<'a>,
         new_id: &mut dyn FnMut() -> Id,
     ) -> Result<Event<'a>, Detail> {
-        let [site, event, target, page, item, placement, visitor, value, id, age, lost, ua] =
-            self.known.each_mut().map(std::mem::take);
-        let page = or(page, context.referer);
+        let [site, event, target, page, item, placement, visitor, value, id, age, lost, ua] = &mut self.known;
+        let page = or(take(page), context.referer);
         let origin = context.number.map(|number| Origin { number, place, is_last: false });
         let event = Event {
             received_at: context.received_at,
-            age_ms: if age.is_empty() { 0 } else { number::age(&age)? },
+            age_ms: if age.is_empty() { 0 } else { number::age(age)? },
             front: context.front,
-            site: site_of(site, &page, context.origin),
-            event: or(event, name),
-            target,
+            site: site_of(take(site), &page, context.origin),
+            event: or(take(event), name),
+            target: take(target),
             page,
-            item,
-            placement,
-            visitor: if context.private { Cow::Borrowed("") } else { visitor },
-            user_agent: or(ua, context.user_agent),
+            item: take(item),
+            placement: take(placement),
+            visitor: if context.private { Cow::Borrowed("") } else { take(visitor) },
+            user_agent: or(take(ua), context.user_agent),
             ip: context.ip.filter(|_| !context.private),
-            value: if value.is_empty() { None } else { Some(number::value(&value)?) },
-            lost: if lost.is_empty() { 0 } else { number::lost(&lost)? },
+            value: if value.is_empty() { None } else { Some(number::value(value)?) },
+            lost: if lost.is_empty() { 0 } else { number::lost(lost)? },
             origin,
-            props: std::mem::take(&mut self.props).into_list(),
-            id: match (id_of(&id)?, context.number) {
+            props: take(&mut self.props).into_list(),
+            id: match (id_of(id)?, context.number) {
                 (Some(uuid), _) => Id { uuid, made_here: false },
                 // its copies get the same one
                 (None, Some(number)) => Id { uuid: number.event_id(place), made_here: false },

@@ -67,8 +67,9 @@ enum Rounding {
 /// `± mantissa × 10^exponent`, where the point of the mantissa is already part of the exponent.
 struct Decimal<'a> {
     negative: bool,
-    /// Digits, perhaps with a point among them, leading zeros included.
-    mantissa: &'a [u8],
+    /// Digits before and behind the point of the mantissa, leading zeros included.
+    whole: &'a [u8],
+    decimals: &'a [u8],
     exponent: i64,
 }
 
@@ -85,13 +86,16 @@ impl<'a> Decimal<'a> {
         if whole.len() + decimals.len() == 0 || !is_number(whole) || !is_number(decimals) {
             return None;
         }
-        Some(Self { negative, mantissa, exponent: exponent - i64::try_from(decimals.len()).ok()? })
+        Some(Self { negative, whole, decimals, exponent: exponent - i64::try_from(decimals.len()).ok()? })
     }
 
     /// The magnitude times 10^`places` as a whole number; `None` if it has too many digits to be of use.
     fn scaled(&self, places: i64, rounding: Rounding) -> Option<u64> {
-        let mut digits = self.mantissa.iter().filter(|byte| **byte != b'.').skip_while(|byte| **byte == b'0');
-        let count = i64::try_from(digits.clone().count()).ok()?;
+        let zeros = |digits: &[u8]| digits.iter().take_while(|digit| **digit == b'0').count();
+        let whole = &self.whole[zeros(self.whole)..];
+        let decimals = &self.decimals[if whole.is_empty() { zeros(self.decimals) } else { 0 }..];
+        let mut digits = whole.iter().chain(decimals);
+        let count = i64::try_from(whole.len() + decimals.len()).ok()?;
         let wanted = count + self.exponent + places;
         if count == 0 {
             return Some(0);
