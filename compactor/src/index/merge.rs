@@ -3,7 +3,7 @@
 //! That is due when they have been asked as often as they hold copies, since looking into one costs about what writing a copy
 //! again does, or when runs become many. Ids of version 7 are sorted by their time, as runs are, and hardly ever have one
 //! looked into that is older; of other ids each has all of them. A copy is written again each time its run moves up a size, that
-//! is a handful of times in its life; where nobody asks for it, no more once its run is large: merging those takes seconds, and
+//! is a handful of times in its life; where nobody asks for it, seldom once its run is large: merging those takes seconds, and
 //! all that it saves is a file. Runs above [`MOST_COPIES`] stay as they are, and go as a whole when they are old.
 
 use std::path::Path;
@@ -15,8 +15,8 @@ use super::{FirstCopy, IndexError};
 const OF_ONE_SIZE: usize = 4;
 /// So many that are not large are many.
 const MANY_SMALL_RUNS: usize = 16;
-/// So many in all are many: each is a file that is open.
-const MANY_RUNS: usize = 128;
+/// So many in all are many: each is a file that is open, and how often it is asked is known only since then.
+const MANY_RUNS: usize = 32;
 /// Runs with more copies are large: 64 MiB.
 const LARGE_COPIES: u64 = 2 << 20;
 /// Up to here, a run is of the smallest size; each next one is four times as large. 1 MiB.
@@ -34,22 +34,29 @@ pub(super) struct Held {
     pub(super) asked: u64,
 }
 
-/// The places of runs to be merged now, if there are any: the smallest that are enough of one size.
+/// The places of runs to be merged now, if there are any: of the smallest size of which there are enough.
 pub(super) fn choose(runs: &[Held]) -> Option<Vec<usize>> {
     let largest = runs.iter().map(|run| size(run.copies)).max()?;
     let many_small = small(runs) >= MANY_SMALL_RUNS;
     (0..=largest).find_map(|of| {
         let are_many = if of > size(LARGE_COPIES) { runs.len() >= MANY_RUNS } else { many_small };
-        let mut sum = 0;
-        let of_that_size = (0..runs.len()).filter(|n| size(runs[*n].copies) == of);
-        let few_enough = of_that_size.take_while(|n| {
-            sum += runs[*n].copies;
-            sum <= MOST_COPIES
+        let mut candidates: Vec<usize> = (0..runs.len()).filter(|n| size(runs[*n].copies) == of).collect();
+        if are_many {
+            candidates.sort_by_key(|n| runs[*n].copies);
+        } else {
+            // by how often they were asked for each copy
+            let often = |n: usize, other: usize| u128::from(runs[n].asked) * u128::from(runs[other].copies);
+            candidates.sort_by(|a, b| often(*b, *a).cmp(&often(*a, *b)));
+        }
+        let (mut copies, mut asked) = (0, 0);
+        let chosen = candidates.into_iter().take_while(|n| {
+            copies += runs[*n].copies;
+            asked += runs[*n].asked;
+            copies <= MOST_COPIES && (are_many || asked >= copies)
         });
-        let chosen: Vec<_> = few_enough.collect();
-        let all = |of: fn(&Held) -> u64| chosen.iter().map(|n| of(&runs[*n])).sum::<u64>();
-        let has_paid = are_many || all(|run| run.asked) >= all(|run| run.copies);
-        (chosen.len() >= OF_ONE_SIZE && has_paid).then_some(chosen)
+        let mut chosen: Vec<_> = chosen.collect();
+        chosen.sort_unstable();
+        (chosen.len() >= OF_ONE_SIZE).then_some(chosen)
     })
 }
 
@@ -170,15 +177,17 @@ mod tests {
         assert_eq!(choose(&held(&few, &[0, 0, 0, 0, 800_000, 0, 0, 0])), Some(vec![4, 5, 6, 7]));
         assert_eq!(choose(&held(&[100; 15], &[0; 15])), None);
         assert_eq!(choose(&held(&[100; 16], &[0; 16])), Some((0..16).collect()), "they are many");
-        let large = [3 << 20; 127];
-        assert_eq!(choose(&held(&large, &[0; 127])), None);
-        assert_eq!(
-            choose(&held(&[&large[..], &[100]].concat(), &[0; 128])),
-            Some((0..21).collect()),
-            "in all they are many"
-        );
-        assert_eq!(choose(&held(&[&large[..20], &[100; 15]].concat(), &[0; 35])), None);
-        assert_eq!(choose(&held(&[&large[..20], &[100; 16]].concat(), &[0; 36])), Some((20..36).collect()));
+        let large = [3 << 20; 31];
+        assert_eq!(choose(&held(&large, &[0; 31])), None);
+        assert_eq!(choose(&held(&[&large[..], &[100]].concat(), &[0; 32])), Some((0..21).collect()), "all are many");
+        assert_eq!(choose(&held(&[&large[..16], &[100; 15]].concat(), &[0; 31])), None);
+        assert_eq!(choose(&held(&[&large[..15], &[100; 16]].concat(), &[0; 31])), Some((15..31).collect()));
+
+        // of one size, those that are too large for others to go with them
+        let uneven = [&[30 << 20; 2][..], &[9 << 20; 30]].concat();
+        assert_eq!(choose(&held(&uneven, &[0; 32])), Some((2..9).collect()), "the smallest");
+        let asked = [&[0; 28][..], &[9 << 20; 4]].concat();
+        assert_eq!(choose(&held(&uneven[1..], &asked[1..])), Some((27..31).collect()), "those that are asked");
     }
 
     #[test]
@@ -205,16 +214,20 @@ mod tests {
 
     #[test]
     fn runs_stay_few_and_copies_are_seldom_written_again() {
-        // small runs or full heads; ids are looked for in no run, or in all of them
+        // small runs, full heads, or all sizes; ids are looked for in no run, or in all of them
         for (added, copies, are_asked, few, seldom) in [
-            (20_000, 4_000, false, 45, 3.5),
-            (20_000, 4_000, true, 20, 7.0),
-            (128, 3 << 18, false, 23, 1.0),
-            (128, 3 << 18, true, 11, 3.0),
+            (20_000, 4_000..=4_000, false, 32, 4.0),
+            (20_000, 4_000..=4_000, true, 20, 7.0),
+            (128, 3 << 18..=3 << 18, false, 23, 1.0),
+            (128, 3 << 18..=3 << 18, true, 11, 3.0),
+            (5_000, 30_000..=150_000, false, 32, 3.5),
+            (5_000, 30_000..=150_000, true, 24, 5.0),
         ] {
             let mut runs: Vec<Held> = Vec::new();
-            let (mut most, mut written) = (0, 0);
-            for _ in 0..added {
+            let (mut most, mut written, mut all) = (0, 0, 0);
+            for n in 0..added {
+                let copies = copies.start() + n * 7_919 % (copies.end() - copies.start() + 1);
+                all += copies;
                 runs.push(Held { copies, asked: 0 });
                 runs.iter_mut().for_each(|run| run.asked += u64::from(are_asked) * copies);
                 most = most.max(runs.len());
@@ -226,11 +239,11 @@ mod tests {
                     runs.push(Held { copies: merged, asked: 0 });
                 }
             }
-            assert_eq!(runs.iter().map(|run| run.copies).sum::<u64>(), added * copies);
-            let times = written as f64 / (added * copies) as f64;
+            assert_eq!(runs.iter().map(|run| run.copies).sum::<u64>(), all);
+            let times = written as f64 / all as f64;
             assert!(
                 most <= few && times <= seldom,
-                "{added} of {copies}: {most} runs, each written {times} times again"
+                "{added} of {copies:?}: {most} runs, each written {times} times again"
             );
         }
     }
