@@ -64,7 +64,7 @@ export class Puppeteer {
   }
 
   // Puppeteer's own events know neither time nor page. A browser says all again when it goes back to a page that it
-  // kept; the same at the same time is the same. The limits of violations are those of Chromium's developer tools.
+  // kept; the same at the same time is the same. Of what Chromium calls violations, those that no slow machine commits.
   #hear(page, heard) {
     const add = (at, text, from) => heard.has(at + text) || heard.set(at + text, { text, from });
     if (kind === 'firefox') {
@@ -75,8 +75,7 @@ export class Puppeteer {
       });
       return;
     }
-    const limits = { longTask: 200, longLayout: 30, blockedEvent: 100, blockedParser: -1, handler: 150, recurringHandler: 50, discouragedAPIUse: -1 };
-    const config = Object.entries(limits).map(([name, threshold]) => ({ name, threshold }));
+    const config = ['blockedParser', 'discouragedAPIUse'].map((name) => ({ name, threshold: -1 }));
     const plain = (value) => value.value ?? value.unserializableValue ?? value.description?.split('\n')[0] ?? value.type;
     const name = (level) => (level === 'warning' ? 'warn' : level);
     // A session that is attached to a page by itself, and not by its tab, would turn prerendering off: this one is
