@@ -345,10 +345,8 @@ impl Door {
     /// Counts what is refused, and has `take` see to the rest if there is any.
     fn settle(&self, judged: Judged, front: Front, take: impl FnOnce(&mut Batch, u64) -> Result<Ack, Shed>) -> Posted {
         let mut batch = self.batch.borrow_mut();
-        for (reason, events) in Refusal::ALL.into_iter().zip(judged.refused) {
-            if events > 0 {
-                batch.refuse(front, reason, events);
-            }
+        for (reason, events) in judged.by_reason() {
+            batch.refuse(front, reason, events);
         }
         let refused = judged.refused();
         match (judged.taken, judged.first) {

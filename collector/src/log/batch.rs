@@ -167,9 +167,8 @@ impl Batch {
         self.counts.datagrams.received += 1;
         let shed = shed.filter(|_| judged.taken > 0).map(|reason| (reason, judged.taken));
         let Some(number) = number else {
-            let refused = if judged.first.is_some() { &judged.refused[..] } else { &[] };
-            for (reason, events) in Refusal::ALL.into_iter().zip(refused).filter(|(_, events)| **events > 0) {
-                self.refuse(Front::Udp, reason, *events);
+            for (reason, events) in judged.by_reason() {
+                self.refuse(Front::Udp, reason, events);
             }
             if let Some((reason, events)) = shed {
                 self.shed(Front::Udp, reason, events);

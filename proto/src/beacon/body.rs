@@ -56,6 +56,13 @@ impl Judged {
         self.refused.iter().sum()
     }
 
+    /// How many of them for each reason, of the reasons that there were.
+    pub fn by_reason(&self) -> impl Iterator<Item = (Refusal, u64)> {
+        // of nearly all bodies nothing is refused
+        let refused = if self.first.is_some() { &self.refused[..] } else { &[] };
+        Refusal::ALL.into_iter().zip(refused.iter().copied()).filter(|(_, events)| *events > 0)
+    }
+
     /// Of a body with nothing in it, where that is no event.
     pub fn blank() -> Self {
         let mut judged = Self::default();
