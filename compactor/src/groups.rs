@@ -9,6 +9,7 @@
 //! records are counted one by one or groups of later records are merged in the order in which they were begun.
 
 use std::hint::black_box;
+use std::ops::Range;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -343,29 +344,70 @@ impl Groups {
     }
 
     /// All of them, ordered by their columns, bytewise.
-    pub fn sorted(&mut self) -> Vec<Group<'_>> {
+    pub fn sorted(mut self) -> Sorted {
         self.settle();
         // few sites have few events each, and of one site's targets the first difference mostly tells
-        let mut by_site: HashMap<[&[u8]; TARGET_COLUMN], Vec<Group<'_>>, RandomState> = HashMap::default();
-        for group in self.all() {
-            by_site.entry([group.column(0), group.column(1)]).or_default().push(group);
+        let mut by_site: HashMap<[&[u8]; TARGET_COLUMN], Vec<u32>, RandomState> = HashMap::default();
+        for (number, group) in (0..).zip(self.all()) {
+            by_site.entry([group.column(0), group.column(1)]).or_default().push(number);
         }
         let mut by_site: Vec<_> = by_site.into_iter().collect();
         by_site.sort_unstable_by_key(|(site, _)| *site);
-        let mut sorted = Vec::with_capacity(self.len());
-        for (_, groups) in by_site {
-            let first = groups.first().map_or(&b""[..], Group::target);
-            let alike = groups.iter().map(|group| common_len(first, group.target())).min().unwrap_or(0);
+        let mut order = Vec::with_capacity(self.len());
+        for (_, numbers) in by_site {
+            let target = |number: &u32| self.at(*number).target();
+            let first = numbers.first().map_or(&b""[..], target);
+            let alike = numbers.iter().map(|number| common_len(first, target(number))).min().unwrap_or(0);
             let mut keyed: Vec<_> =
-                groups.into_iter().map(|group| (leading(&group.target()[alike..]), group)).collect();
-            keyed.sort_unstable_by(|(a, group), (b, other)| a.cmp(b).then_with(|| group.rest().cmp(other.rest())));
-            sorted.extend(keyed.into_iter().map(|(_, group)| group));
+                numbers.iter().map(|number| (leading(&target(number)[alike..]), self.at(*number), *number)).collect();
+            keyed
+                .sort_unstable_by(|(a, group, _), (b, other, _)| a.cmp(b).then_with(|| group.rest().cmp(other.rest())));
+            order.extend(keyed.into_iter().map(|(.., number)| number));
         }
-        sorted
+        Sorted { groups: self, order }
     }
 
     fn all(&self) -> impl Iterator<Item = Group<'_>> {
         self.keys.list().iter().zip(&self.measures).map(|(key, measures)| Group { key, measures })
+    }
+
+    fn at(&self, number: u32) -> Group<'_> {
+        Group { key: self.keys.list().get(number), measures: &self.measures[number as usize] }
+    }
+}
+
+/// The groups of an hour in the order in which they stand in its file.
+#[derive(Debug)]
+pub struct Sorted {
+    groups: Groups,
+    /// Their numbers.
+    order: Vec<u32>,
+}
+
+impl Sorted {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Group<'_>> {
+        self.range(0..self.len())
+    }
+
+    /// Those at these places.
+    pub fn range(&self, places: Range<usize>) -> impl ExactSizeIterator<Item = Group<'_>> {
+        self.order[places].iter().map(|number| self.groups.at(*number))
+    }
+
+    /// They themselves, in no order.
+    pub fn into_groups(self) -> Groups {
+        self.groups
     }
 }
 
@@ -388,7 +430,7 @@ mod tests {
     use tallylight_proto::event::Event;
     use tallylight_proto::record::{Fields, encode_event};
 
-    fn text(group: &Group<'_>, column: usize) -> String {
+    fn text(group: Group<'_>, column: usize) -> String {
         String::from_utf8(group.column(column).to_vec()).unwrap()
     }
 
@@ -454,7 +496,7 @@ mod tests {
             begin = end;
         }
         assert!(all.bytes() <= most.saturating_add(Key::new([OTHER; 3]).group_bytes()));
-        let name = |group: &Group<'_>| [0, 1, 2].map(|column| text(group, column)).join(" ");
+        let name = |group: Group<'_>| [0, 1, 2].map(|column| text(group, column)).join(" ");
         all.sorted().iter().map(|group| (name(group), group.measures.events)).collect()
     }
 
@@ -504,7 +546,7 @@ mod tests {
                 groups.of(&Key::new(["s", "e", &text, "by"])).events += 1;
             }
             assert_eq!(groups.len(), 10_000);
-            assert!(groups.sorted().iter().all(|group| group.measures.events == round));
+            assert!(groups.clone().sorted().iter().all(|group| group.measures.events == round));
         }
     }
 }

@@ -8,6 +8,9 @@
 //!             visitors visitors_sketch value_sum first_at last_at
 //! ```
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,7 +27,7 @@ use tallylight_proto::time::Hour;
 
 use crate::chunk::{Chunk, Encoder, Levels};
 use crate::events::hours_from;
-use crate::groups::{BASE_COLUMNS, By, Group, Groups, Key, Measures};
+use crate::groups::{BASE_COLUMNS, By, Group, Groups, Key, Measures, Sorted};
 use crate::parquet_file::{self, Batches, FileError, Writer};
 use crate::side_by_side::in_order;
 use crate::storage::{self, StorageError};
@@ -36,8 +39,8 @@ use crate::visitors::Visitors;
 const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// Bytes of its sketches, so that many large ones do not stand in memory together.
 const ROW_GROUP_BYTES: usize = 32 << 20;
-/// So many groups are worth starting threads for.
-const MUCH: usize = 4096;
+/// So many hours are prepared or encoded at a time. They are all in memory, some of them read again from their files.
+const HOURS_TOGETHER: usize = 2;
 const SKETCH: &str = "visitors_sketch";
 const MEASURES: [&str; 6] = ["events", "bot_events", "duplicates", "late", "client_lost", "visitors"];
 
@@ -52,10 +55,14 @@ pub struct Hourly {
     parquet: SchemaDescPtr,
 }
 
-/// An hour's aggregate, read back.
+/// What an hour's file is to say.
 #[derive(Debug)]
-pub struct Loaded {
-    /// Its groups.
+pub struct Unwritten {
+    /// Which hour.
+    pub hour: Hour,
+    /// The file as it is, whose groups stay; none, if all are in `groups`.
+    pub earlier: Option<Bytes>,
+    /// Its groups, or those of records behind what is in that file.
     pub groups: Groups,
     /// The position behind the last record in them.
     pub covered: u64,
@@ -84,54 +91,83 @@ impl Hourly {
         self.out.join(layout::hour_folder(hour)).join(layout::hourly_file(&self.node))
     }
 
-    /// Puts hours' files in the places of those that were there, in this order, while they are encoded on all processors: of
-    /// each its groups and the position that they cover.
-    pub fn write(&self, hours: Vec<(Hour, &mut Groups, u64)>) -> Result<(), FileError> {
-        let is_much = hours.iter().map(|(_, groups, _)| groups.len()).sum::<usize>() >= MUCH;
-        let mut sorted = Vec::with_capacity(hours.len());
-        in_order(
-            is_much,
-            hours.into_iter().map(Ok),
-            |(): &mut (), (hour, groups, covered)| Sorted { hour, covered, groups: groups.sorted() },
-            || Ok::<_, FileError>(()),
-            |hour| {
-                sorted.push(hour);
-                Ok(())
-            },
-        )?;
-
+    /// Puts hours' files in the places of those that were there, in this order, and hands over the groups that are in each. They are
+    /// prepared and encoded on all processors if it `is_much`, a few hours at a time: groups of an earlier file are in
+    /// memory for no longer. Those of an hour may take about `most` bytes.
+    pub fn write<E: From<FileError>>(
+        &self,
+        hours: impl IntoIterator<Item = Result<Unwritten, E>>,
+        most: usize,
+        is_much: bool,
+        mut written: impl FnMut(Hour, Groups),
+    ) -> Result<(), E> {
         let columns = self.parquet.num_columns();
-        let row_groups: Vec<_> = sorted.iter().flat_map(Sorted::row_groups).collect();
-        let jobs = row_groups.iter().flat_map(|row_group| (0..columns).map(move |column| Ok((row_group, column))));
-        let encode = |encoder: &mut Encoder, (row_group, column): (&RowGroup<'_>, usize)| {
-            self.column(row_group.hour.hour, row_group.groups, column, encoder)
+        let mut hours = hours.into_iter();
+        let begun = Cell::new(0);
+        let prepared: RefCell<VecDeque<Job>> = RefCell::default();
+        // none for now, perhaps: there are more when something is done
+        let next = || match prepared.borrow_mut().pop_front() {
+            Some(column) => Some(Ok(column)),
+            None if begun.get() == HOURS_TOGETHER => None,
+            None => {
+                let hour = hours.next()?;
+                begun.set(begun.get() + 1);
+                Some(hour.map(Job::Prepare))
+            }
+        };
+        let work = |encoder: &mut Encoder, job| match job {
+            Job::Prepare(hour) => Done::Prepared(self.prepare(hour, most)),
+            Job::Encode(row_group, column) => {
+                let chunk = self.column(&row_group, column, encoder);
+                Done::Encoded(row_group, Box::new(chunk))
+            }
         };
         let mut chunks = Vec::with_capacity(columns);
-        let mut unwritten = row_groups.iter();
         let mut file = None;
-        in_order(
-            is_much,
-            jobs,
-            encode,
-            || Ok(()),
-            |chunk| {
-                chunks.push(chunk);
-                if chunks.len() < columns {
+        let done = |done| {
+            let (row_group, chunk) = match done {
+                Done::Prepared(hour) => {
+                    let columns_of = |row_group: RowGroup| (0..columns).map(move |n| Job::Encode(row_group.clone(), n));
+                    prepared.borrow_mut().extend(row_groups(hour?).into_iter().flat_map(columns_of));
                     return Ok(());
                 }
-                let RowGroup { hour, is_last, .. } = unwritten.next().expect("a row group for each columns");
-                let mut writer = match file.take() {
-                    Some(writer) => writer,
-                    None => self.begin(hour.hour)?,
-                };
-                writer.write(std::mem::take(&mut chunks))?;
-                if *is_last {
-                    return writer.commit(self.footer(hour));
-                }
+                Done::Encoded(row_group, chunk) => (row_group, chunk),
+            };
+            chunks.push(*chunk);
+            if chunks.len() < columns {
+                return Ok(());
+            }
+            let hour = &row_group.hour;
+            let mut writer = match file.take() {
+                Some(writer) => writer,
+                None => self.begin(hour.hour)?,
+            };
+            writer.write(std::mem::take(&mut chunks))?;
+            if row_group.places.end < hour.groups.len() {
                 file = Some(writer);
-                Ok(())
-            },
-        )
+                return Ok(());
+            }
+            writer.commit(self.footer(hour))?;
+            let Prepared { hour, groups, .. } = Arc::into_inner(row_group.hour).expect("all its columns are written");
+            begun.set(begun.get() - 1);
+            written(hour, groups.into_groups());
+            Ok(())
+        };
+        in_order(is_much, std::iter::from_fn(next), work, || Ok(()), done)
+    }
+
+    /// Reads an hour's file, if that is to be done, and sorts.
+    fn prepare(&self, hour: Unwritten, most: usize) -> Result<Prepared, FileError> {
+        let Unwritten { hour, earlier, groups, covered } = hour;
+        let groups = match earlier {
+            None => groups,
+            Some(earlier) => {
+                let mut all = self.parse(hour, earlier)?;
+                all.merge_within(groups, most);
+                all
+            }
+        };
+        Ok(Prepared { hour, covered, groups: groups.sorted() })
     }
 
     fn begin(&self, hour: Hour) -> Result<Writer, FileError> {
@@ -140,7 +176,7 @@ impl Hourly {
         Writer::create(&path, &self.parquet, self.properties())
     }
 
-    fn footer(&self, hour: &Sorted<'_>) -> Vec<(&'static str, String)> {
+    fn footer(&self, hour: &Prepared) -> Vec<(&'static str, String)> {
         let sums = hour.groups.iter().enumerate().filter_map(|(row, group)| Some((row, group.measures.value_sum?)));
         let exact = sums.filter(|(_, micros)| !sum::is_given_back(*micros));
         let exact: Vec<(usize, String)> = exact.map(|(row, micros)| (row, micros.to_string())).collect();
@@ -155,16 +191,19 @@ impl Hourly {
         footer
     }
 
-    /// Reads an hour's file, if there is one.
-    pub fn load(&self, hour: Hour) -> Result<Option<Loaded>, FileError> {
+    /// An hour's file, if there is one.
+    pub fn read(&self, hour: Hour) -> Result<Option<Bytes>, StorageError> {
+        match storage::read(&self.path(hour)) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The groups in the file of an hour.
+    pub fn parse(&self, hour: Hour, bytes: Bytes) -> Result<Groups, FileError> {
         let path = self.path(hour);
-        let bytes = match storage::read(&path) {
-            Ok(bytes) => Bytes::from(bytes),
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
         let builder = parquet_file::open(&path, bytes)?;
-        let covered = parquet_file::covered_position(&path, builder.metadata())?;
         let foreign = |what| FileError::Foreign { path: path.clone(), what };
         if parquet_file::value(builder.metadata(), parquet_file::BY) != Some(&self.by_text()) {
             return Err(foreign("grouped by other columns"));
@@ -192,7 +231,7 @@ impl Hourly {
                 row += 1;
             }
         }
-        Ok(Some(Loaded { groups, covered }))
+        Ok(groups)
     }
 
     /// The hours that have a folder.
@@ -230,20 +269,21 @@ impl Hourly {
     }
 
     /// A column of these groups, by its place in the schema.
-    fn column(&self, hour: Hour, groups: &[Group<'_>], place: usize, encoder: &mut Encoder) -> Chunk {
+    fn column(&self, RowGroup { hour, places }: &RowGroup, place: usize, encoder: &mut Encoder) -> Chunk {
+        let groups = || hour.groups.range(places.clone());
         let column = &self.parquet.column(place);
         let one = Levels::Required;
         let Some(place) = place.checked_sub(1) else {
-            return encoder.numbers(column, one, &vec![hour.start(); groups.len()]);
+            return encoder.numbers(column, one, &vec![hour.hour.start(); places.len()]);
         };
         let Some(place) = place.checked_sub(self.columns()) else {
             let mut keys = TextColumn::default();
-            keys.push_all(&groups.iter().map(|group| group.column(place)).collect::<Vec<_>>());
+            keys.push_all(&groups().map(|group| group.column(place)).collect::<Vec<_>>());
             let (texts, numbers) = keys.parts();
             return encoder.texts(column, one, texts, numbers);
         };
         let mut numbers = |number: fn(&Measures) -> i64| {
-            encoder.numbers(column, one, &groups.iter().map(|group| number(group.measures)).collect::<Vec<_>>())
+            encoder.numbers(column, one, &groups().map(|group| number(group.measures)).collect::<Vec<_>>())
         };
         match place {
             0 => numbers(|m| m.events),
@@ -253,21 +293,21 @@ impl Hourly {
             4 => numbers(|m| m.client_lost),
             5 => numbers(|m| m.visitors.estimate()),
             6 => {
-                let (mut sketches, mut ends) = (Vec::new(), Vec::with_capacity(groups.len()));
-                for group in groups {
+                let (mut sketches, mut ends) = (Vec::new(), Vec::with_capacity(places.len()));
+                for group in groups() {
                     group.measures.visitors.write_sketch(&mut sketches);
                     ends.push(sketches.len());
                 }
                 encoder.binaries(column, &sketches, &ends)
             }
             7 => {
-                let has_sum: Vec<bool> = groups.iter().map(|group| group.measures.value_sum.is_some()).collect();
-                let sums = groups.iter().filter_map(|group| group.measures.value_sum);
+                let has_sum: Vec<bool> = groups().map(|group| group.measures.value_sum.is_some()).collect();
+                let sums = groups().filter_map(|group| group.measures.value_sum);
                 encoder.doubles(column, Levels::Optional(&has_sum), &sums.map(sum::to_f64).collect::<Vec<_>>())
             }
             8 | 9 => {
-                let has_times: Vec<bool> = groups.iter().map(|group| group.measures.times.is_some()).collect();
-                let times = groups.iter().filter_map(|group| group.measures.times);
+                let has_times: Vec<bool> = groups().map(|group| group.measures.times.is_some()).collect();
+                let times = groups().filter_map(|group| group.measures.times);
                 let times = times.map(|(first, last)| if place == 8 { first } else { last });
                 encoder.times(column, Levels::Optional(&has_times), &times.collect::<Vec<_>>())
             }
@@ -276,32 +316,44 @@ impl Hourly {
     }
 }
 
-/// An hour's groups as they stand in its file.
-struct Sorted<'a> {
+/// What a thread does for hours' files.
+enum Job {
+    Prepare(Unwritten),
+    Encode(RowGroup, usize),
+}
+
+/// What comes of it.
+enum Done {
+    Prepared(Result<Prepared, FileError>),
+    Encoded(RowGroup, Box<Chunk>),
+}
+
+/// An hour whose groups are all there and sorted.
+struct Prepared {
     hour: Hour,
     covered: u64,
-    groups: Vec<Group<'a>>,
+    groups: Sorted,
 }
 
-struct RowGroup<'a> {
-    hour: &'a Sorted<'a>,
-    groups: &'a [Group<'a>],
-    is_last: bool,
+/// Some of an hour's groups.
+#[derive(Clone)]
+struct RowGroup {
+    hour: Arc<Prepared>,
+    places: Range<usize>,
 }
 
-impl Sorted<'_> {
-    /// At least one: a file without groups has one without rows.
-    fn row_groups(&self) -> Vec<RowGroup<'_>> {
-        let mut row_groups = Vec::new();
-        let mut rest = &self.groups[..];
-        loop {
-            let (groups, behind) = rest.split_at(row_group_len(rest));
-            row_groups.push(RowGroup { hour: self, groups, is_last: behind.is_empty() });
-            rest = behind;
-            if rest.is_empty() {
-                return row_groups;
-            }
+/// All row groups of an hour, at least one: a file without groups has one without rows.
+fn row_groups(hour: Prepared) -> Vec<RowGroup> {
+    let hour = Arc::new(hour);
+    let mut row_groups = Vec::new();
+    let mut begin = 0;
+    loop {
+        let end = begin + row_group_len(hour.groups.range(begin..hour.groups.len()));
+        row_groups.push(RowGroup { hour: Arc::clone(&hour), places: begin..end });
+        if end == hour.groups.len() {
+            return row_groups;
         }
+        begin = end;
     }
 }
 
@@ -339,12 +391,13 @@ pub(crate) fn sweep(table: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), 
 }
 
 /// How many of these groups, in their order, are a row group.
-fn row_group_len(groups: &[Group<'_>]) -> usize {
-    let sketches = groups.iter().scan(0, |bytes, group| {
+fn row_group_len<'a>(groups: impl ExactSizeIterator<Item = Group<'a>>) -> usize {
+    let least = groups.len().min(1);
+    let sketches = groups.scan(0, |bytes, group| {
         *bytes += group.measures.visitors.sketch_len();
         Some(*bytes)
     });
-    sketches.take(ROW_GROUP_ROWS).take_while(|bytes| *bytes <= ROW_GROUP_BYTES).count().max(groups.len().min(1))
+    sketches.take(ROW_GROUP_ROWS).take_while(|bytes| *bytes <= ROW_GROUP_BYTES).count().max(least)
 }
 
 fn schema(by: &[By]) -> SchemaRef {
@@ -434,21 +487,71 @@ mod tests {
         groups
     }
 
+    fn write(hourly: &Hourly, hour: Hour, groups: Groups, covered: u64) {
+        let unwritten = Unwritten { hour, earlier: None, groups, covered };
+        hourly.write([Ok::<_, FileError>(unwritten)], usize::MAX, true, |_, _| {}).unwrap();
+    }
+
+    fn load(hourly: &Hourly, hour: Hour) -> Result<Groups, FileError> {
+        hourly.parse(hour, hourly.read(hour)?.expect("it is there"))
+    }
+
     #[test]
     fn an_hour_reads_back_exactly_and_its_bytes_do_not_depend_on_order() {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
-        assert!(hourly.load(Hour(7)).unwrap().is_none());
+        assert!(hourly.read(Hour(7)).unwrap().is_none());
         assert_eq!(hourly.covered(Hour(7)).unwrap(), None);
-        hourly.write(vec![(Hour(7), &mut groups(false), 4711)]).unwrap();
+        write(&hourly, Hour(7), groups(false), 4711);
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
-        let loaded = hourly.load(Hour(7)).unwrap().unwrap();
-        assert_eq!((loaded.covered, hourly.covered(Hour(7)).unwrap()), (4711, Some(4711)));
-        let sums = |mut groups: Groups| groups.sorted().iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
-        assert_eq!(sums(loaded.groups.clone()), sums(groups(false)));
-        for mut again in [loaded.groups, groups(true)] {
-            hourly.write(vec![(Hour(7), &mut again, 4711)]).unwrap();
+        let loaded = load(&hourly, Hour(7)).unwrap();
+        assert_eq!(hourly.covered(Hour(7)).unwrap(), Some(4711));
+        let sums = |groups: Groups| groups.sorted().iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
+        assert_eq!(sums(loaded.clone()), sums(groups(false)));
+        for again in [loaded, groups(true)] {
+            write(&hourly, Hour(7), again, 4711);
             assert!(storage::read(&hourly.path(Hour(7))).unwrap() == bytes, "other bytes");
+        }
+    }
+
+    #[test]
+    fn hours_are_written_in_their_order_with_what_they_had_and_few_of_them_are_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let (hourly, anew) =
+            (Hourly::new(&folder.path().join("a"), "n", &[]), Hourly::new(&folder.path().join("b"), "n", &[]));
+        let of = |hour: Hour, targets: Range<i64>| {
+            let mut groups = Groups::default();
+            for n in targets {
+                let measures = groups.of(&Key::new(["site", "click", &format!("t{}", n * hour.0 % 5_000)]));
+                measures.events += n;
+                measures.visitors.add(&n.to_string());
+            }
+            groups
+        };
+        let hours = [9, 3, 1, 4, 8, 6, 5].map(Hour);
+        hours.iter().step_by(2).for_each(|hour| write(&hourly, *hour, of(*hour, 0..6_000), 1));
+        for is_much in [false, true] {
+            let (read, order) = (Cell::new(0), RefCell::new(Vec::new()));
+            let unwritten = hours.iter().enumerate().map(|(n, hour)| {
+                assert!(n < order.borrow().len() + HOURS_TOGETHER, "so many are in memory");
+                read.set(n + 1);
+                let earlier = if n % 2 == 0 { hourly.read(*hour)? } else { None };
+                let from = if n % 2 == 0 { 6_000 } else { 0 };
+                Ok::<_, FileError>(Unwritten { hour: *hour, earlier, groups: of(*hour, from..9_000), covered: 2 })
+            });
+            hourly
+                .write(unwritten, usize::MAX, is_much, |hour, groups| {
+                    assert_eq!(hourly.covered(hour).unwrap(), Some(2));
+                    order.borrow_mut().push((hour, groups.len()));
+                })
+                .unwrap();
+            assert_eq!(*order.borrow(), hours.map(|hour| (hour, of(hour, 0..9_000).len())));
+            for hour in hours {
+                write(&anew, hour, of(hour, 0..9_000), 2);
+                assert!(hourly.read(hour).unwrap() == anew.read(hour).unwrap(), "{hour:?}");
+            }
+            // as they were before
+            hours.iter().step_by(2).for_each(|hour| write(&hourly, *hour, of(*hour, 0..6_000), 1));
         }
     }
 
@@ -456,12 +559,21 @@ mod tests {
     fn an_hour_grouped_otherwise_or_cut_short_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
-        hourly.write(vec![(Hour(7), &mut groups(false), 1)]).unwrap();
+        write(&hourly, Hour(7), groups(false), 1);
         let other = Hourly::new(folder.path(), "n", &[By::Page]);
-        assert!(matches!(other.load(Hour(7)), Err(FileError::Foreign { .. })));
+        assert!(matches!(load(&other, Hour(7)), Err(FileError::Foreign { .. })));
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
         storage::write_new(&hourly.path(Hour(7)), &bytes[..bytes.len() - 1]).unwrap();
-        assert!(hourly.load(Hour(7)).is_err() && hourly.covered(Hour(7)).is_err());
+        assert!(load(&hourly, Hour(7)).is_err() && hourly.covered(Hour(7)).is_err());
+        // nor is it written over
+        let earlier = hourly.read(Hour(7)).unwrap();
+        let amended = Unwritten { hour: Hour(7), earlier, groups: groups(false), covered: 2 };
+        for is_much in [false, true] {
+            let amended = Unwritten { earlier: amended.earlier.clone(), groups: groups(false), ..amended };
+            let written = hourly.write([Ok(amended)], usize::MAX, is_much, |_, _| unreachable!());
+            assert!(matches!(written, Err(FileError::Parquet { .. } | FileError::Foreign { .. })), "{written:?}");
+        }
+        assert!(storage::read(&hourly.path(Hour(7))).unwrap() == bytes[..bytes.len() - 1]);
     }
 
     #[test]
@@ -470,7 +582,7 @@ mod tests {
         let hourly = Hourly::new(folder.path(), "n", &[]);
         let mut groups = Groups::default();
         groups.of(&Key::new(["site", "click", "target"])).visitors.add("v");
-        hourly.write(vec![(Hour(7), &mut groups, 4711)]).unwrap();
+        write(&hourly, Hour(7), groups, 4711);
         let path = hourly.path(Hour(7));
         let whole = storage::read(&path).unwrap();
         let mut errors = 0;
@@ -480,7 +592,7 @@ mod tests {
                 harmed[at] = byte;
                 // not synced: there are thousands
                 std::fs::write(&path, &harmed).unwrap();
-                errors += usize::from(hourly.load(Hour(7)).is_err());
+                errors += usize::from(load(&hourly, Hour(7)).is_err());
                 let columns = parquet_file::columns(&path, &["events", "visitors_sketch"]);
                 let _ = columns.and_then(|columns| Batches::new(&path, columns)?.collect::<Result<Vec<_>, _>>());
             }
@@ -492,12 +604,12 @@ mod tests {
     fn only_our_own_litter_is_swept() {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[]);
-        hourly.write(vec![(Hour(7), &mut groups(false), 1)]).unwrap();
+        write(&hourly, Hour(7), groups(false), 1);
         let here = hourly.path(Hour(7)).with_file_name("x");
         let litter = [".tmp-n.parquet~", ".tmp-n2.parquet~", "x"].map(|name| here.with_file_name(name));
         litter.iter().for_each(|path| storage::write_new(path, b"").unwrap());
         hourly.sweep().unwrap();
         assert_eq!(litter.map(|path| storage::read(&path).is_ok()), [false, true, true]);
-        assert!(hourly.load(Hour(7)).unwrap().is_some());
+        assert!(load(&hourly, Hour(7)).is_ok());
     }
 }

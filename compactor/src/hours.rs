@@ -17,14 +17,14 @@ use thiserror::Error;
 use crate::batch::{ByHour, Fate, Taken};
 use crate::events::{Events, Pending};
 use crate::groups::{By, Groups};
-use crate::hourly::Hourly;
+use crate::hourly::{Hourly, Unwritten};
 use crate::parquet_file::FileError;
 
 /// How long late events and those of a quiet hour gather before they are published.
 const GATHER: Duration = Duration::from_secs(600);
 
-/// So many hours' groups are encoded at a time. They are all in memory, some of them read again from their files.
-const HOURS_TOGETHER: usize = 2;
+/// So many groups are worth starting threads for.
+const MUCH: usize = 4096;
 
 /// How much may be in memory.
 #[derive(Clone, Copy, Debug)]
@@ -228,23 +228,31 @@ impl Hours {
         let is_due = |(hour, is_gathered): &(&mut Counted, &bool)| {
             hour.dirty_from.is_some() && (**is_gathered || (are_shown && hour.is_open(due)))
         };
-        let mut due_now: Vec<_> = counted.iter_mut().zip(gathered).filter(is_due).map(|(hour, _)| hour).collect();
-        for hours in due_now.chunks_mut(HOURS_TOGETHER) {
-            for hour in &mut *hours {
-                hour.complete(&self.hourly, self.open.most_bytes)?;
+        let mut due_now: BTreeMap<_, _> =
+            counted.iter_mut().zip(gathered).filter(is_due).map(|(counted, _)| (counted.hour, counted)).collect();
+        // what a file has besides is not known before it is read
+        let is_much = due_now.values().any(|hour| !hour.whole || hour.groups.len() >= MUCH);
+        let unwritten: Vec<_> = due_now.values_mut().map(|hour| hour.begin_writing()).collect();
+        let read = |(unwritten, whole): (Unwritten, bool)| {
+            let Unwritten { hour, covered, .. } = unwritten;
+            if whole {
+                return Ok(unwritten);
             }
-            let groups = hours.iter_mut().map(|hour| (hour.hour, &mut hour.groups, hour.grouped));
-            self.hourly.write(groups.collect())?;
-            for hour in hours {
-                self.published.insert(hour.hour, hour.grouped);
-                hour.dirty_from = None;
-                if !hour.is_open(due) {
-                    // not needed again; the next hour's may be large
-                    (hour.groups, hour.whole) = (Groups::default(), false);
-                }
+            let Some(earlier) = self.hourly.read(hour).map_err(FileError::from)? else {
+                return Err(HourError::Behind { path: self.hourly.path(hour), covered: 0, published: covered });
+            };
+            Ok(Unwritten { earlier: Some(earlier), ..unwritten })
+        };
+        self.hourly.write(unwritten.into_iter().map(read), self.open.most_bytes, is_much, |hour, groups| {
+            let counted = due_now.get_mut(&hour).expect("it is one of these");
+            self.published.insert(hour, counted.grouped);
+            counted.dirty_from = None;
+            counted.whole = counted.is_open(due);
+            // those of others are not needed again; the next hour's may be large
+            if counted.whole {
+                counted.groups = groups;
             }
-        }
-        Ok(())
+        })
     }
 
     /// Forgets hours of which nothing waits: those that are complete, and those for which there is no room.
@@ -428,19 +436,10 @@ impl Counted {
         }
     }
 
-    /// Takes in the groups of the file, if they are not in memory.
-    fn complete(&mut self, hourly: &Hourly, most_bytes: usize) -> Result<(), HourError> {
-        if self.whole {
-            return Ok(());
-        }
-        let Some(mut loaded) = hourly.load(self.hour)? else {
-            let published = self.grouped;
-            return Err(HourError::Behind { path: hourly.path(self.hour), covered: 0, published });
-        };
-        loaded.groups.merge_within(std::mem::take(&mut self.groups), most_bytes);
-        self.groups = loaded.groups;
-        self.whole = true;
-        Ok(())
+    /// What its file is to say, and whether nothing of that is in the file alone.
+    fn begin_writing(&mut self) -> (Unwritten, bool) {
+        let groups = std::mem::take(&mut self.groups);
+        (Unwritten { hour: self.hour, earlier: None, groups, covered: self.grouped }, self.whole)
     }
 
     /// Whether more of it is expected: then its aggregate is published each time, so that people see it.

@@ -14,7 +14,8 @@ use std::thread::available_parallelism;
 const UNDER_WAY: usize = 64;
 
 /// Does all jobs, on other threads if it is much, and hands over what comes of each in the order of the jobs; `meanwhile` comes
-/// before. Jobs are fetched as they are needed, by the thread that called. After an error no more is fetched or handed over.
+/// before. Jobs are fetched as they are needed, by the thread that called: where there is none for now there may be one when the
+/// next result has been handed over. After an error no more is fetched or handed over.
 pub fn in_order<J: Send, T: Send, S: Default, E>(
     is_much: bool,
     jobs: impl IntoIterator<Item = Result<J, E>>,

@@ -13,9 +13,9 @@ use tallylight_compactor::batch::{Fate, Taken};
 use tallylight_compactor::commit::Commit;
 use tallylight_compactor::events::{Events, Pending};
 use tallylight_compactor::groups::{By, Groups, Key};
-use tallylight_compactor::hourly::Hourly;
+use tallylight_compactor::hourly::{Hourly, Unwritten};
 use tallylight_compactor::index::{Index, Limits, Verdict};
-use tallylight_compactor::parquet_file::{self, Batches};
+use tallylight_compactor::parquet_file::{self, Batches, FileError};
 use tallylight_compactor::rebuild::rebuild;
 use tallylight_compactor::state_folder::StateFolder;
 use tallylight_compactor::storage;
@@ -78,7 +78,8 @@ impl Files {
         let hour = Hour::of(NOW);
 
         let hourly = Hourly::new(&out, NODE, &BY);
-        hourly.write(vec![(hour, &mut groups(), COVERED)]).expect("an hour");
+        let unwritten = Unwritten { hour, earlier: None, groups: groups(), covered: COVERED };
+        hourly.write([Ok::<_, FileError>(unwritten)], usize::MAX, false, |_, _| {}).expect("an hour");
         let events = Events::new(&out, NODE);
         events.write(&[(hour, pending())], || Ok(()), |error| error).expect("a part");
         let part_path = events.parts(hour).expect("the part").remove(0);
@@ -112,10 +113,11 @@ impl Files {
 
     fn load_hour(&self, kind: u8, rest: &[u8]) {
         put(&self.hour_path, &parquet_of(&self.hour, kind, rest));
-        if let Ok(loaded) = self.hourly.load(Hour::of(NOW)) {
-            let mut loaded = loaded.expect("there is a file");
+        let hour = Hour::of(NOW);
+        let file = self.hourly.read(hour).expect("it can be read").expect("there is a file");
+        if let Ok(groups) = self.hourly.parse(hour, file) {
             // what was read can be published again
-            for group in loaded.groups.sorted() {
+            for group in groups.sorted().iter() {
                 let sketch = group.measures.visitors.to_sketch();
                 assert!(!sketch.is_empty() && group.measures.visitors.estimate() >= 0);
             }

@@ -99,7 +99,7 @@ fn rows(events: &Events, hour: Hour) -> Vec<i64> {
 fn totals(config: &Config, hour: Hour) -> Measures {
     let hourly = Hourly::new(&config.out, &config.node, &config.by);
     let mut all = Measures::default();
-    for group in hourly.load(hour).unwrap().unwrap().groups.sorted() {
+    for group in hourly.parse(hour, hourly.read(hour).unwrap().unwrap()).unwrap().sorted().iter() {
         let Measures { events, bot_events, duplicates, late, client_lost, visitors, value_sum, times } = group.measures;
         all.events += events;
         all.bot_events += bot_events;
@@ -297,7 +297,7 @@ fn an_hours_bytes_do_not_depend_on_runs_where_its_groups_have_no_room() {
         }
         let others = |hour: Hour| {
             let hourly = Hourly::new(&config.out, &config.node, &config.by);
-            let mut groups = hourly.load(hour).unwrap().unwrap().groups;
+            let groups = hourly.parse(hour, hourly.read(hour).unwrap().unwrap()).unwrap();
             groups.sorted().iter().filter(|group| group.column(2) == OTHER.as_bytes()).count()
         };
         (published(&config), others(Hour::of(START)))
