@@ -8,6 +8,7 @@
 //! keeps it, and one that found no room never finds any, for groups are never removed. So it does not matter either whether
 //! records are counted one by one or groups of later records are merged in the order in which they were begun.
 
+use std::convert::Infallible;
 use std::hint::black_box;
 use std::ops::Range;
 
@@ -18,6 +19,7 @@ use tallylight_proto::time::Millis;
 
 use crate::batch::{Fate, Taken};
 use crate::counting_sort::counting_sort;
+use crate::side_by_side::in_order;
 use crate::texts::{ABSENT, Texts};
 use crate::visitors::{self, Visitors};
 
@@ -33,6 +35,10 @@ const KEPT_FOR_OTHER: usize = 8;
 const TARGET_COLUMN: usize = 2;
 /// Visitors of an hour that are seen before they are sorted into their groups: 2 MiB.
 const MOST_SEEN: usize = 1 << 18;
+/// So many are worth starting threads for.
+const MANY_SEEN: usize = 1 << 15;
+/// In so many parts groups take their visitors in: some of them have many.
+const PARTS: usize = 16;
 /// What a group takes besides its text: more, up to 4 KiB, only where it has many visitors.
 const GROUP_BYTES: usize = 300;
 
@@ -318,20 +324,25 @@ impl Groups {
         }
     }
 
-    /// Takes the visitors that were seen into the measures.
+    /// Takes the visitors that were seen into the measures, on all processors if they are many.
     fn settle(&mut self) {
         let seen = self.seen.iter().map(|(number, coupon)| (*number as usize, *coupon));
         let (mut coupons, ends) = counting_sort(seen, self.measures.len());
+        let are_many = self.seen.len() >= MANY_SEEN;
         self.seen.clear();
-        let mut rest = &mut coupons[..];
-        let mut begin = 0;
-        for (measures, end) in self.measures.iter_mut().zip(ends) {
-            let (of_group, behind) = rest.split_at_mut(end - begin);
+        let (mut rest, mut begin) = (&mut coupons[..], 0);
+        let of_groups = self.measures.iter_mut().zip(ends).filter_map(|(measures, end)| {
+            let (of_group, behind) = std::mem::take(&mut rest).split_at_mut(end - begin);
             (rest, begin) = (behind, end);
-            if !of_group.is_empty() {
-                measures.visitors.add_coupons(of_group);
-            }
-        }
+            (!of_group.is_empty()).then_some((&mut measures.visitors, of_group))
+        });
+        let mut of_groups: Vec<_> = of_groups.collect();
+        let part = of_groups.len().div_ceil(PARTS).max(1);
+        let add = |(): &mut (), part: &mut [(&mut Visitors, &mut [u32])]| {
+            part.iter_mut().for_each(|(visitors, coupons)| visitors.add_coupons(coupons));
+        };
+        let parts = of_groups.chunks_mut(part).map(Ok::<_, Infallible>);
+        let Ok(()) = in_order(are_many, parts, add, || Ok(()), |()| Ok(()));
     }
 
     /// Counts in groups of later records, in the order in which they were begun.
@@ -516,6 +527,30 @@ mod tests {
         assert_eq!(names(0), ["(other) (other) (other)"]);
         assert!(names(3_000).contains(&"a click (other)".to_owned()) && names(3_000).contains(&"a click 0".to_owned()));
         assert!(!names(usize::MAX).iter().any(|name| name.contains(OTHER)));
+    }
+
+    #[test]
+    fn visitors_are_in_their_groups_however_many_are_taken_in_together() {
+        for seen in [0, 1, 1_000, MANY_SEEN, MANY_SEEN + 1_000] {
+            let (mut together, mut one_by_one) = (Groups::default(), Groups::default());
+            let key = |n: usize| ["s".to_owned(), "e".to_owned(), n.to_string()];
+            for n in 0..100 {
+                // every third one has none
+                together.of(&Key::new(&key(n)));
+                one_by_one.of(&Key::new(&key(n)));
+            }
+            for n in 0..seen {
+                // one has half of all
+                let (group, visitor) = (if n % 2 == 0 { 3 } else { n % 100 / 3 * 3 }, format!("{}", n / 3));
+                let coupon = visitors::coupon(visitor.as_bytes()).unwrap();
+                together.seen.push((u32::try_from(group).unwrap(), coupon));
+                one_by_one.of(&Key::new(&key(group))).visitors.add(&visitor);
+            }
+            let sketches = |groups: Groups| -> Vec<_> {
+                groups.sorted().iter().map(|group| group.measures.visitors.to_sketch()).collect()
+            };
+            assert!(sketches(together) == sketches(one_by_one), "{seen} seen");
+        }
     }
 
     #[test]

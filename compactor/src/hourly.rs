@@ -531,10 +531,9 @@ mod tests {
         let hours = [9, 3, 1, 4, 8, 6, 5].map(Hour);
         hours.iter().step_by(2).for_each(|hour| write(&hourly, *hour, of(*hour, 0..6_000), 1));
         for is_much in [false, true] {
-            let (read, order) = (Cell::new(0), RefCell::new(Vec::new()));
+            let order = RefCell::new(Vec::new());
             let unwritten = hours.iter().enumerate().map(|(n, hour)| {
                 assert!(n < order.borrow().len() + HOURS_TOGETHER, "so many are in memory");
-                read.set(n + 1);
                 let earlier = if n % 2 == 0 { hourly.read(*hour)? } else { None };
                 let from = if n % 2 == 0 { 6_000 } else { 0 };
                 Ok::<_, FileError>(Unwritten { hour: *hour, earlier, groups: of(*hour, from..9_000), covered: 2 })

@@ -1,9 +1,11 @@
 //! The head: copies that are in no run yet, in the order in which they came.
 
+use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::hint::black_box;
 
 use super::{FirstCopy, Verdict};
+use crate::side_by_side::in_order;
 
 /// The slots that a table begins with.
 const FIRST_SLOTS: usize = 64;
@@ -100,16 +102,43 @@ impl Head {
         self.slots.fill(0);
     }
 
-    /// The places of all copies, sorted.
-    pub(super) fn sorted(&self) -> Vec<Keyed> {
-        let mut order: Vec<Keyed> = (0..).zip(&self.copies).map(|(place, _)| Keyed { key: 0, place }).collect();
-        sort(&mut order, &mut Vec::new(), &|place| self.copies[place as usize]);
-        order
+    /// The places of all copies, sorted, in two parts: if they `are_many`, each is sorted on a processor of its own.
+    pub(super) fn sorted(&self, are_many: bool) -> Vec<Vec<Keyed>> {
+        let step = self.copies.len().div_ceil(SAMPLE).max(1);
+        let mut sample: Vec<u64> = self.copies.iter().step_by(step).map(FirstCopy::upper).collect();
+        sample.sort_unstable();
+        let middle = sample.get(sample.len() / 2).copied().unwrap_or(0);
+        let sorted = |spare: &mut Vec<Keyed>, is_above: bool| {
+            let places = (0..).zip(&self.copies).filter(|(_, copy)| (copy.upper() > middle) == is_above);
+            let mut part: Vec<Keyed> = places.map(|(place, _)| Keyed { key: 0, place }).collect();
+            sort(&mut part, spare, &|place| self.copies[place as usize]);
+            part
+        };
+        let mut parts = Vec::with_capacity(2);
+        let jobs = [false, true].map(Ok::<_, Infallible>);
+        let Ok(()) = in_order(
+            are_many,
+            jobs,
+            sorted,
+            || Ok(()),
+            |part| {
+                parts.push(part);
+                Ok(())
+            },
+        );
+        parts
     }
 
     /// The copies at these places.
     pub(super) fn copies_at(&self, places: &[Keyed]) -> impl Iterator<Item = FirstCopy> {
         places.iter().map(|keyed| self.copies[keyed.place as usize])
+    }
+}
+
+impl FirstCopy {
+    /// The upper half of its id.
+    fn upper(&self) -> u64 {
+        (self.id >> 64) as u64
     }
 }
 
@@ -120,6 +149,8 @@ pub(super) struct Keyed {
     place: u32,
 }
 
+/// Of so many copies the middle one stands for that of all.
+const SAMPLE: usize = 1024;
 /// So few are sorted by comparing them.
 const FEW: usize = 64;
 /// Bits that are dealt out by at a time: the counters fit in the processor's first cache.
@@ -133,7 +164,7 @@ const DIGIT_BITS: u32 = 11;
 /// bits in which they differ.
 #[expect(clippy::cast_possible_truncation, reason = "what is shifted to 32 bits has no more")]
 fn sort(order: &mut [Keyed], spare: &mut Vec<Keyed>, copy: &impl Fn(u32) -> FirstCopy) {
-    let upper = |keyed: &Keyed| (copy(keyed.place).id >> 64) as u64;
+    let upper = |keyed: &Keyed| copy(keyed.place).upper();
     let (least, most) =
         order.iter().map(upper).fold((u64::MAX, 0), |(least, most), upper| (least.min(upper), most.max(upper)));
     if order.len() <= FEW || least == most {
@@ -189,7 +220,10 @@ mod tests {
             }
             let mut expected = head.copies.clone();
             expected.sort();
-            prop_assert_eq!(head.copies_at(&head.sorted()).collect::<Vec<_>>(), expected);
+            for are_many in [false, true] {
+                let sorted = head.sorted(are_many).concat();
+                prop_assert_eq!(head.copies_at(&sorted).collect::<Vec<_>>(), &*expected);
+            }
         }
     }
 }

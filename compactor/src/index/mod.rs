@@ -295,9 +295,12 @@ impl Index {
         if !self.head.is_empty() {
             let number = self.take_number();
             let are_many = self.head.len() as u64 >= merge::MUCH;
-            let sorted = self.head.sorted();
-            let groups = sorted.chunks(COPIES_IN_GROUP).map(Ok);
-            let copies_of = |group: &[Keyed]| self.head.copies_at(group).collect();
+            let sorted = self.head.sorted(are_many);
+            let mut places = sorted.iter().flatten().copied();
+            let group =
+                || Some(places.by_ref().take(COPIES_IN_GROUP).collect()).filter(|group: &Vec<_>| !group.is_empty());
+            let groups = std::iter::from_fn(group).map(Ok);
+            let copies_of = |group: Vec<Keyed>| self.head.copies_at(&group).collect();
             let copies = run::write(&self.folder, number, are_many, groups, copies_of)?;
             added = Some(Run::open(&self.folder, number, copies)?);
         }
