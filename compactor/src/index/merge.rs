@@ -89,8 +89,8 @@ pub(super) fn merge(runs: &[&Run], horizon: i64, folder: &Path, number: u64) -> 
     run::write(folder, number, are_many, groups, |copies| copies)
 }
 
-/// The copies that are a group; none when there are no more.
-fn group_of<E>(copies: &mut impl Iterator<Item = Result<FirstCopy, E>>) -> Option<Result<Vec<FirstCopy>, E>> {
+/// Those that are a group; none when there are no more.
+pub(super) fn group_of<T, E>(copies: &mut impl Iterator<Item = Result<T, E>>) -> Option<Result<Vec<T>, E>> {
     let mut group = Vec::with_capacity(COPIES_IN_GROUP);
     for copy in copies.take(COPIES_IN_GROUP) {
         match copy {

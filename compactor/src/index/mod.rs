@@ -40,7 +40,7 @@ use cache::PageCache;
 use head::{Head, HeadKey, Keyed};
 use manifest::Manifest;
 use merge::Held;
-use run::{COPIES_IN_GROUP, Run};
+use run::Run;
 
 /// Why the index has no answer.
 #[derive(Debug, Error)]
@@ -296,10 +296,8 @@ impl Index {
             let number = self.take_number();
             let are_many = self.head.len() as u64 >= merge::MUCH;
             let sorted = self.head.sorted(are_many);
-            let mut places = sorted.iter().flatten().copied();
-            let group =
-                || Some(places.by_ref().take(COPIES_IN_GROUP).collect()).filter(|group: &Vec<_>| !group.is_empty());
-            let groups = std::iter::from_fn(group).map(Ok);
+            let mut places = sorted.iter().flatten().map(|place| Ok(*place));
+            let groups = std::iter::from_fn(|| merge::group_of(&mut places));
             let copies_of = |group: Vec<Keyed>| self.head.copies_at(&group).collect();
             let copies = run::write(&self.folder, number, are_many, groups, copies_of)?;
             added = Some(Run::open(&self.folder, number, copies)?);

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::run::COPIES_IN_GROUP;
 use super::*;
 use crate::storage::crash;
 
