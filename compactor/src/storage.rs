@@ -98,6 +98,8 @@ impl ReadFile {
 pub struct NewFile {
     /// `None` once committed, so that the drop removes nothing.
     writer: Option<BufWriter<File>>,
+    /// How much was appended since the kernel was last told to begin putting it on disk.
+    unsynced: usize,
     aside: PathBuf,
     path: PathBuf,
 }
@@ -108,12 +110,17 @@ impl NewFile {
         let aside = path.with_file_name(temporary_name(path));
         step("create", &aside)?;
         let file = File::open(&aside, Mode::Truncate).map_err(because("create", &aside))?;
-        Ok(Self { writer: Some(BufWriter::with_capacity(BUFFER_BYTES, file)), aside, path: path.to_owned() })
+        Ok(Self {
+            writer: Some(BufWriter::with_capacity(BUFFER_BYTES, file)),
+            unsynced: 0,
+            aside,
+            path: path.to_owned(),
+        })
     }
 
     /// Adds these bytes at its end.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        self.writer().write_all(bytes).map_err(because("write", &self.aside))
+        self.write_all(bytes).map_err(because("write", &self.aside))
     }
 
     /// Makes it durable and gives it its name, in place of whatever had it.
@@ -144,7 +151,14 @@ impl NewFile {
 impl Write for NewFile {
     #[expect(clippy::disallowed_methods, reason = "this is the method itself: short writes are the caller's")]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer().write(bytes)
+        let written = self.writer().write(bytes)?;
+        self.unsynced += written;
+        if self.unsynced >= MUCH_UNSYNCED {
+            self.unsynced = 0;
+            // what cannot be written shows when it is synced
+            let _ = self.writer().get_ref().begin_sync();
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -250,6 +264,8 @@ pub fn exists(path: &Path) -> bool {
 
 /// What is written aside is gathered up to so many bytes. What is as many, as most of it is, is not copied once more.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// Of so much the kernel may begin to put on disk what is there while the rest is made.
+const MUCH_UNSYNCED: usize = 4 << 20;
 /// How the name of a file being written aside begins. Readers of Parquet skip names that begin with a dot.
 const TEMPORARY: &str = ".tmp-";
 

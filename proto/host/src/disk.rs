@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -167,6 +168,23 @@ impl File {
             Opened::Real(file) => file.set_len(len),
             #[cfg(feature = "simulated")]
             Opened::Simulated(file) => file.set_len(len),
+        }
+    }
+
+    /// Has the kernel begin to put on disk what was written, so that a sync has less to wait for (sync_file_range(2)). Promises
+    /// nothing.
+    ///
+    /// # Errors
+    /// As the kernel says; some file systems cannot. A sync tells what could not be written.
+    pub fn begin_sync(&self) -> io::Result<()> {
+        match &self.0 {
+            Opened::Real(file) => {
+                // SAFETY: it takes no pointer, and the descriptor is the open file's
+                let done = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+                if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+            }
+            #[cfg(feature = "simulated")]
+            Opened::Simulated(_) => Ok(()),
         }
     }
 
@@ -407,5 +425,23 @@ fn locked(result: Result<(), TryLockError>) -> io::Result<Locked> {
         Ok(()) => Ok(Locked::Taken),
         Err(TryLockError::WouldBlock) => Ok(Locked::Held),
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_can_be_begun_before_a_file_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let mut file = File::open(&path, Mode::Truncate).unwrap();
+        for half in [b"one ", b"half"] {
+            file.write_all(half).unwrap();
+            file.begin_sync().unwrap();
+        }
+        file.sync_all().unwrap();
+        assert_eq!(read(&path).unwrap(), b"one half");
     }
 }
