@@ -4,6 +4,8 @@
 //! position of its first record and its footer says the position behind its last; the newest says how far
 //! the hour's events are published.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,17 +84,24 @@ impl Events {
     ) -> Result<(), E> {
         let columns = self.schema.num_columns();
         let is_much = parts.iter().map(|(_, pending)| pending.rows.len()).sum::<usize>() >= MUCH;
-        let jobs = parts.iter().flat_map(|part| (0..columns).map(move |column| Ok((part, column))));
-        let mut chunks = Vec::with_capacity(columns);
+        let jobs = parts.iter().flat_map(|part| {
+            let (_, Pending { rows, .. }) = part;
+            let mut largest_first: Vec<usize> = (0..columns).collect();
+            // or all would wait for the last one
+            largest_first.sort_by_key(|column| Reverse(rows.text_bytes(*column)));
+            largest_first.into_iter().map(move |column| Ok((rows, column)))
+        });
+        let mut chunks = BTreeMap::new();
         let mut unwritten = parts.iter();
-        let encode = |encoder: &mut Encoder, ((_, pending), column): (&(Hour, Pending), usize)| {
-            pending.rows.column(&self.schema, column, encoder)
+        let encode = |encoder: &mut Encoder, (rows, column): (&Rows, usize)| {
+            (column, rows.column(&self.schema, column, encoder))
         };
-        in_order(is_much, jobs, encode, before, |chunk| {
-            chunks.push(chunk);
+        in_order(is_much, jobs, encode, before, |(column, chunk)| {
+            chunks.insert(column, chunk);
             if chunks.len() == columns {
                 let (hour, pending) = unwritten.next().expect("a part for each columns");
-                return self.write_part(*hour, pending, std::mem::take(&mut chunks)).map_err(&because);
+                let chunks = std::mem::take(&mut chunks).into_values().collect();
+                return self.write_part(*hour, pending, chunks).map_err(&because);
             }
             Ok(())
         })

@@ -416,6 +416,11 @@ impl Sorted {
         self.order[places].iter().map(|number| self.groups.at(*number))
     }
 
+    /// What is measured of those.
+    pub fn measures(&self, places: Range<usize>) -> impl ExactSizeIterator<Item = &Measures> {
+        self.order[places].iter().map(|number| &self.groups.measures[*number as usize])
+    }
+
     /// They themselves, in no order.
     pub fn into_groups(self) -> Groups {
         self.groups

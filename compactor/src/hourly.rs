@@ -27,7 +27,7 @@ use tallylight_proto::time::Hour;
 
 use crate::chunk::{Chunk, Encoder, Levels};
 use crate::events::hours_from;
-use crate::groups::{BASE_COLUMNS, By, Group, Groups, Key, Measures, Sorted};
+use crate::groups::{BASE_COLUMNS, By, Groups, Key, Measures, Sorted};
 use crate::parquet_file::{self, Batches, FileError, Writer};
 use crate::side_by_side::in_order;
 use crate::storage::{self, StorageError};
@@ -177,7 +177,8 @@ impl Hourly {
     }
 
     fn footer(&self, hour: &Prepared) -> Vec<(&'static str, String)> {
-        let sums = hour.groups.iter().enumerate().filter_map(|(row, group)| Some((row, group.measures.value_sum?)));
+        let sums = hour.groups.measures(0..hour.groups.len()).enumerate();
+        let sums = sums.filter_map(|(row, measures)| Some((row, measures.value_sum?)));
         let exact = sums.filter(|(_, micros)| !sum::is_given_back(*micros));
         let exact: Vec<(usize, String)> = exact.map(|(row, micros)| (row, micros.to_string())).collect();
         let mut footer = vec![
@@ -270,7 +271,7 @@ impl Hourly {
 
     /// A column of these groups, by its place in the schema.
     fn column(&self, RowGroup { hour, places }: &RowGroup, place: usize, encoder: &mut Encoder) -> Chunk {
-        let groups = || hour.groups.range(places.clone());
+        let measures = || hour.groups.measures(places.clone());
         let column = &self.parquet.column(place);
         let one = Levels::Required;
         let Some(place) = place.checked_sub(1) else {
@@ -278,13 +279,12 @@ impl Hourly {
         };
         let Some(place) = place.checked_sub(self.columns()) else {
             let mut keys = TextColumn::default();
-            keys.push_all(&groups().map(|group| group.column(place)).collect::<Vec<_>>());
+            keys.push_all(&hour.groups.range(places.clone()).map(|group| group.column(place)).collect::<Vec<_>>());
             let (texts, numbers) = keys.parts();
             return encoder.texts(column, one, texts, numbers);
         };
-        let mut numbers = |number: fn(&Measures) -> i64| {
-            encoder.numbers(column, one, &groups().map(|group| number(group.measures)).collect::<Vec<_>>())
-        };
+        let mut numbers =
+            |number: fn(&Measures) -> i64| encoder.numbers(column, one, &measures().map(number).collect::<Vec<_>>());
         match place {
             0 => numbers(|m| m.events),
             1 => numbers(|m| m.bot_events),
@@ -294,20 +294,20 @@ impl Hourly {
             5 => numbers(|m| m.visitors.estimate()),
             6 => {
                 let (mut sketches, mut ends) = (Vec::new(), Vec::with_capacity(places.len()));
-                for group in groups() {
-                    group.measures.visitors.write_sketch(&mut sketches);
+                for measures in measures() {
+                    measures.visitors.write_sketch(&mut sketches);
                     ends.push(sketches.len());
                 }
                 encoder.binaries(column, &sketches, &ends)
             }
             7 => {
-                let has_sum: Vec<bool> = groups().map(|group| group.measures.value_sum.is_some()).collect();
-                let sums = groups().filter_map(|group| group.measures.value_sum);
+                let has_sum: Vec<bool> = measures().map(|measures| measures.value_sum.is_some()).collect();
+                let sums = measures().filter_map(|measures| measures.value_sum);
                 encoder.doubles(column, Levels::Optional(&has_sum), &sums.map(sum::to_f64).collect::<Vec<_>>())
             }
             8 | 9 => {
-                let has_times: Vec<bool> = groups().map(|group| group.measures.times.is_some()).collect();
-                let times = groups().filter_map(|group| group.measures.times);
+                let has_times: Vec<bool> = measures().map(|measures| measures.times.is_some()).collect();
+                let times = measures().filter_map(|measures| measures.times);
                 let times = times.map(|(first, last)| if place == 8 { first } else { last });
                 encoder.times(column, Levels::Optional(&has_times), &times.collect::<Vec<_>>())
             }
@@ -348,7 +348,7 @@ fn row_groups(hour: Prepared) -> Vec<RowGroup> {
     let mut row_groups = Vec::new();
     let mut begin = 0;
     loop {
-        let end = begin + row_group_len(hour.groups.range(begin..hour.groups.len()));
+        let end = begin + row_group_len(hour.groups.measures(begin..hour.groups.len()));
         row_groups.push(RowGroup { hour: Arc::clone(&hour), places: begin..end });
         if end == hour.groups.len() {
             return row_groups;
@@ -390,11 +390,11 @@ pub(crate) fn sweep(table: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), 
     if storage::is_dir(table) { storage::sync_dir(table) } else { Ok(()) }
 }
 
-/// How many of these groups, in their order, are a row group.
-fn row_group_len<'a>(groups: impl ExactSizeIterator<Item = Group<'a>>) -> usize {
-    let least = groups.len().min(1);
-    let sketches = groups.scan(0, |bytes, group| {
-        *bytes += group.measures.visitors.sketch_len();
+/// How many of the groups with these measures, in their order, are a row group.
+fn row_group_len<'a>(measures: impl ExactSizeIterator<Item = &'a Measures>) -> usize {
+    let least = measures.len().min(1);
+    let sketches = measures.scan(0, |bytes, measures| {
+        *bytes += measures.visitors.sketch_len();
         Some(*bytes)
     });
     sketches.take(ROW_GROUP_ROWS).take_while(|bytes| *bytes <= ROW_GROUP_BYTES).count().max(least)

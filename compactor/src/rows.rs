@@ -94,6 +94,16 @@ impl Rows {
         self.len() * ROW_BYTES + self.keys.len() * PROPERTY_BYTES + texts.sum::<usize>()
     }
 
+    /// How much text there is in one of their columns: what most of the work of encoding it is for.
+    pub fn text_bytes(&self, place: usize) -> usize {
+        match place {
+            FIRST_TEXT..=LAST_TEXT => self.texts[place - FIRST_TEXT].memory(),
+            17 => self.keys.memory(),
+            18 => self.property_values.memory(),
+            _ => 0,
+        }
+    }
+
     /// One of their columns, by its place in the schema.
     pub fn column(&self, schema: &SchemaDescriptor, place: usize, encoder: &mut Encoder) -> Chunk {
         let column = &schema.column(place);

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::hint::black_box;
 
-use super::{FirstCopy, Verdict};
+use super::FirstCopy;
 use crate::side_by_side::in_order;
 
 /// The slots that a table begins with.
@@ -14,7 +14,7 @@ const FIRST_SLOTS: usize = 64;
 pub(super) struct Head {
     /// An id may be in it twice, with receive times far apart.
     copies: Vec<FirstCopy>,
-    /// A power of two of them, at least a quarter empty. A copy is in the first empty one from where its hash says.
+    /// A power of two of them, at least half of them empty. A copy is in the first empty one from where its hash says.
     ///
     /// In the lower bits, of which there are as many as a slot's number has, stands one more than the copy's place in `copies`;
     /// above them those of its hash, so that few other copies are looked at in vain. All zeros, if it is empty.
@@ -25,6 +25,10 @@ pub(super) struct Head {
 /// What the head knows an id by.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadKey(u32);
+
+/// The slot for a copy that is not held, until another one is, or all are forgotten.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Vacant(usize);
 
 impl Head {
     pub(super) fn len(&self) -> usize {
@@ -46,21 +50,32 @@ impl Head {
         }
     }
 
-    /// What the copies in it make of this one; `None` if they have nothing to do with it.
-    pub(super) fn judge(&self, copy: &FirstCopy, key: HeadKey) -> Option<Verdict> {
-        self.held(key).find_map(|held| copy.judged_by(held))
-    }
-
-    /// Whether this very copy is in it.
-    pub(super) fn holds(&self, copy: &FirstCopy) -> bool {
-        self.held(self.key(copy.id)).any(|held| held == copy)
-    }
-
-    /// The copies that may have an id.
-    fn held(&self, HeadKey(hash): HeadKey) -> impl Iterator<Item = &FirstCopy> {
+    /// Shows the copies that may have an id, until one of them is an answer. If none is, this is the slot for one more.
+    pub(super) fn find<T>(
+        &self,
+        HeadKey(hash): HeadKey,
+        mut answer: impl FnMut(&FirstCopy) -> Option<T>,
+    ) -> Result<T, Vacant> {
         let mask = self.mask();
-        let slots = self.probed(hash).map(|at| self.slots[at]).take_while(|slot| *slot != 0);
-        slots.filter(move |slot| (slot ^ hash) & !mask == 0).map(move |slot| &self.copies[(slot & mask) as usize - 1])
+        for at in self.probed(hash) {
+            let slot = self.slots[at];
+            if slot == 0 {
+                return Err(Vacant(at));
+            }
+            if (slot ^ hash) & !mask == 0
+                && let Some(answer) = answer(&self.copies[(slot & mask) as usize - 1])
+            {
+                return Ok(answer);
+            }
+        }
+        // there is no table yet
+        Err(Vacant(0))
+    }
+
+    /// The slot for one more copy.
+    pub(super) fn vacant(&self, key: HeadKey) -> Vacant {
+        let Err(vacant) = self.find(key, |_| None::<Infallible>);
+        vacant
     }
 
     /// The places in the table where a hash may be, in order.
@@ -78,20 +93,21 @@ impl Head {
         u32::try_from(self.slots.len()).expect("it is written out before")
     }
 
-    pub(super) fn push(&mut self, copy: FirstCopy, key: HeadKey) {
+    /// Adds a copy, into the slot that there is for it.
+    pub(super) fn push(&mut self, copy: FirstCopy, key: HeadKey, vacant: Vacant) {
         self.copies.push(copy);
-        if self.copies.len() * 4 > self.slots.len() * 3 {
+        if self.copies.len() * 2 > self.slots.len() {
             self.slots = vec![0; (self.slots.len() * 2).max(FIRST_SLOTS)];
-            (0..self.copies.len()).for_each(|place| self.place(place, self.key(self.copies[place].id)));
+            for place in 0..self.copies.len() {
+                let key = self.key(self.copies[place].id);
+                self.enter(place, key, self.vacant(key));
+            }
         } else {
-            self.place(self.copies.len() - 1, key);
+            self.enter(self.copies.len() - 1, key, vacant);
         }
     }
 
-    /// Enters a copy into the table.
-    fn place(&mut self, place: usize, HeadKey(hash): HeadKey) {
-        let mut probed = self.probed(hash);
-        let at = probed.find(|at| self.slots[*at] == 0).expect("a quarter is empty");
+    fn enter(&mut self, place: usize, HeadKey(hash): HeadKey, Vacant(at): Vacant) {
         let number = u32::try_from(place + 1).expect("there are fewer than slots");
         self.slots[at] = hash & !self.mask() | number;
     }
@@ -109,8 +125,12 @@ impl Head {
         sample.sort_unstable();
         let middle = sample.get(sample.len() / 2).copied().unwrap_or(0);
         let sorted = |spare: &mut Vec<Keyed>, is_above: bool| {
-            let places = (0..).zip(&self.copies).filter(|(_, copy)| (copy.upper() > middle) == is_above);
-            let mut part: Vec<Keyed> = places.map(|(place, _)| Keyed { key: 0, place }).collect();
+            let mut part = Vec::with_capacity(self.copies.len());
+            for (place, copy) in (0..).zip(&self.copies) {
+                if (copy.upper() > middle) == is_above {
+                    part.push(Keyed { key: 0, place });
+                }
+            }
             sort(&mut part, spare, &|place| self.copies[place as usize]);
             part
         };
@@ -213,10 +233,13 @@ mod tests {
             let mut head = Head::default();
             for (position, id) in ids.iter().enumerate() {
                 let id = if same { 7 } else { id >> shift };
-                head.push(FirstCopy { id, position: (position as u64).wrapping_mul(0x9e37) % 1000, received_at: 0 }, head.key(id));
+                let key = head.key(id);
+                let position = (position as u64).wrapping_mul(0x9e37) % 1000;
+                head.push(FirstCopy { id, position, received_at: 0 }, key, head.vacant(key));
             }
             if outlier {
-                head.push(FirstCopy { id: u128::MAX, position: 1, received_at: 0 }, head.key(u128::MAX));
+                let key = head.key(u128::MAX);
+                head.push(FirstCopy { id: u128::MAX, position: 1, received_at: 0 }, key, head.vacant(key));
             }
             let mut expected = head.copies.clone();
             expected.sort();

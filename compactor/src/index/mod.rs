@@ -37,7 +37,7 @@ mod page;
 mod run;
 
 use cache::PageCache;
-use head::{Head, HeadKey, Keyed};
+use head::{Head, HeadKey, Keyed, Vacant};
 use manifest::Manifest;
 use merge::Held;
 use run::Run;
@@ -85,7 +85,7 @@ pub enum Verdict {
 /// How much memory it may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Copies in memory before they are written out, at least one; 38 bytes each, and 16 more while they are sorted.
+    /// Copies in memory before they are written out, at least one; 43 bytes each, and 16 more while they are sorted.
     pub head_copies: usize,
     /// Bytes of pages of runs kept in memory, at least one page.
     pub cache_bytes: usize,
@@ -94,7 +94,7 @@ pub struct Limits {
 impl Default for Limits {
     /// About 70 MiB in all: pages that are not kept are in the kernel's cache for as long as that has room.
     fn default() -> Self {
-        // the most that a table of 2^20 slots takes before it doubles
+        // a table of 2^21 slots, of which most are empty
         Self { head_copies: (1 << 20) / 4 * 3, cache_bytes: 32 << 20 }
     }
 }
@@ -211,16 +211,17 @@ impl Index {
     ) -> Result<Verdict, IndexError> {
         self.newest = self.newest.max(Some(received_at));
         let copy = FirstCopy { id: id.as_u128(), position, received_at };
-        if let Some(verdict) = self.head.judge(&copy, head_key) {
-            return Ok(verdict);
-        }
+        let vacant = match self.head.find(head_key, |held| copy.judged_by(held)) {
+            Ok(verdict) => return Ok(verdict),
+            Err(vacant) => vacant,
+        };
         for run in self.runs.iter_mut().rev().take_while(|run| copy.id <= run.last) {
             let verdict = run.find(&mut self.cache, copy.id, |held| copy.judged_by(&held))?;
             if let Some(verdict) = verdict {
                 return Ok(verdict);
             }
         }
-        self.hold(copy, head_key)?;
+        self.hold(copy, head_key, vacant)?;
         Ok(Verdict::First)
     }
 
@@ -237,7 +238,11 @@ impl Index {
     /// Holds a copy that is known to be a first one: how the index is rebuilt.
     pub fn insert(&mut self, id: Uuid, position: u64, received_at: Millis) -> Result<(), IndexError> {
         let copy = FirstCopy { id: id.as_u128(), position, received_at };
-        if self.head.holds(&copy) { Ok(()) } else { self.hold(copy, self.head.key(copy.id)) }
+        let key = self.head.key(copy.id);
+        match self.head.find(key, |held| (*held == copy).then_some(())) {
+            Ok(()) => Ok(()),
+            Err(vacant) => self.hold(copy, key, vacant),
+        }
     }
 
     /// Makes durable all that is held, and that every record below the log position `through` was judged. Comes first
@@ -272,12 +277,13 @@ impl Index {
         }
     }
 
-    fn hold(&mut self, copy: FirstCopy, key: HeadKey) -> Result<(), IndexError> {
+    fn hold(&mut self, copy: FirstCopy, key: HeadKey, mut vacant: Vacant) -> Result<(), IndexError> {
         if self.head.len() >= self.limits.head_copies.max(1) {
             self.write_head(self.through)?;
             self.merge()?;
+            vacant = self.head.vacant(key);
         }
-        self.head.push(copy, key);
+        self.head.push(copy, key, vacant);
         Ok(())
     }
 
