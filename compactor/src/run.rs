@@ -16,7 +16,7 @@ use crate::index::Limits;
 use crate::log::{Progress, bases};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::state_folder::{StateError, StateFolder};
+use crate::state_folder::{Settled, StateError, StateFolder};
 use crate::stop::Stop;
 use crate::storage;
 use tallylight_host::clock;
@@ -241,28 +241,31 @@ impl Compactor<'_> {
 
     fn open(self, state: &StateFolder) -> Result<Compaction, RunError> {
         let settings = self.settings;
-        let data = &settings.folders.data;
-        let settled = state.settle(data, &settings.out(), settings.by())?;
-        let millis = |period: tallylight_service::Period| Millis::try_from(period.millis()).unwrap_or(Millis::MAX);
-        let config = Config {
-            data: data.clone(),
-            out: settled.out,
-            node: settled.node,
-            by: settled.by,
-            grace: millis(settings.output.grace),
-            retain: millis(settings.output.retain),
-            index_limits: Limits::default(),
-            bounds: Bounds { shown_every: settings.running.every.duration(), ..Bounds::default() },
-            hour_bytes: usize::try_from(settings.output.max_groups.bytes()).unwrap_or(usize::MAX),
-            watchdog: self.watchdog.clone(),
-            rows: true,
-        };
-        Ok(Compaction::open(config)?)
+        let settled = state.settle(&settings.folders.data, &settings.out(), settings.by())?;
+        Ok(Compaction::open(config(settings, settled, self.watchdog.clone()))?)
     }
 
     fn has_no_log(self) -> Result<bool, RunError> {
         let bases = bases(&self.settings.folders.data.join(layout::LOG)).map_err(CompactError::from)?;
         Ok(bases.is_empty())
+    }
+}
+
+/// What the settings say, where they agree with what was settled when the log was first compacted.
+fn config(settings: &Settings, settled: Settled, watchdog: Watchdog) -> Config {
+    let millis = |period: tallylight_service::Period| Millis::try_from(period.millis()).unwrap_or(Millis::MAX);
+    Config {
+        data: settings.folders.data.clone(),
+        out: settled.out,
+        node: settled.node,
+        by: settled.by,
+        grace: millis(settings.output.grace),
+        retain: millis(settings.output.retain),
+        index_limits: Limits::default(),
+        bounds: Bounds { shown_every: settings.running.every.duration(), ..Bounds::default() },
+        hour_bytes: usize::try_from(settings.output.max_groups.bytes()).unwrap_or(usize::MAX),
+        watchdog,
+        rows: true,
     }
 }
 
@@ -281,4 +284,28 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::By;
+    use clap::Parser;
+    use std::path::PathBuf;
+
+    #[test]
+    fn whatever_can_be_set_is_handed_over() {
+        let config = |line: &str| {
+            let words = ["tallylight-compactor"].into_iter().chain(line.split_whitespace());
+            let settings = Settings::try_parse_from(words).unwrap();
+            let (out, by) = (settings.out(), settings.by().to_vec());
+            super::config(&settings, Settled { node: "n".into(), out, by }, Watchdog::default())
+        };
+        let set = config("--data d --out o --every 7s --grace 3m --retain 5h --max-groups 10MiB --by item");
+        assert_eq!((&set.data, &set.out), (&PathBuf::from("d"), &PathBuf::from("o")));
+        assert_eq!((&*set.node, &set.by[..]), ("n", &[By::Item][..]));
+        assert_eq!(set.bounds.shown_every, Duration::from_secs(7));
+        assert_eq!((set.grace, set.retain, set.hour_bytes), (180_000, 18_000_000, 10 << 20));
+        assert!(set.rows);
+    }
 }
