@@ -1,11 +1,17 @@
 //! Filters: most ids that are asked for are new, and a filter says so without a look at the copies.
 //!
-//! A Bloom filter of [`PROBES`] bits an id. It never denies an id that was added; with 15 bits for each it wrongly
-//! admits about one in a thousand others. The hash is fixed, since it stands on disk: whoever makes up ids that
-//! collide costs us a page read each, no more.
+//! A split block Bloom filter, as Parquet has it (Putze, Sanders, Singler, *Cache-, Hash- and Space-Efficient Bloom Filters*,
+//! 2007): an id has a bit in each of the eight words of one block, so that it is one place in memory. It never denies an id that was
+//! added; with 15 bits for each it wrongly admits some three in a thousand others. The hash is fixed, since it stands on disk:
+//! whoever makes up ids that collide costs us a page read each, no more.
 
-/// Bits set for an id.
-const PROBES: u32 = 8;
+/// Bytes of a word.
+const WORD: usize = size_of::<u32>();
+/// Words of a block.
+const WORDS: usize = 8;
+/// Odd numbers, one for each word: those of Parquet.
+const SALT: [u32; WORDS] =
+    [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
 
 /// What filters know an id by.
 #[derive(Clone, Copy)]
@@ -23,27 +29,33 @@ impl FilterKey {
         Self(fold(mixed ^ 0xa409_3822_299f_31d1, 0x082e_fa98_ec4e_6c89))
     }
 
-    /// The places of its bits among so many.
-    #[expect(clippy::cast_possible_truncation, reason = "the halves of the hash; then a place below the bits")]
-    fn places(self, bits: usize) -> impl Iterator<Item = usize> {
-        let (mut place, step) = (self.0 as u32, (self.0 >> 32) as u32 | 1);
-        (0..PROBES).map(move |_| {
-            place = place.wrapping_add(step);
-            ((u64::from(place) * bits as u64) >> 32) as usize
-        })
+    /// Which one of so many blocks is its own.
+    #[expect(clippy::cast_possible_truncation, reason = "less than the blocks")]
+    fn block(self, blocks: usize) -> usize {
+        ((u128::from(self.0) * blocks as u128) >> 64) as usize
+    }
+
+    /// Its bit in each word of that.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half of the hash")]
+    fn bits(self) -> [u32; WORDS] {
+        SALT.map(|salt| 1 << ((self.0 as u32).wrapping_mul(salt) >> 27))
     }
 }
 
-/// Adds an id.
+/// Adds an id. What is left of the filter behind its last whole block is not used.
 pub(super) fn add(filter: &mut [u8], key: FilterKey) {
-    for place in key.places(filter.len() * 8) {
-        filter[place / 8] |= 1 << (place % 8);
+    let blocks = filter.as_chunks_mut::<{ WORDS * WORD }>().0;
+    let words = blocks[key.block(blocks.len())].as_chunks_mut().0;
+    for (word, bit) in words.iter_mut().zip(key.bits()) {
+        *word = (u32::from_le_bytes(*word) | bit).to_le_bytes();
     }
 }
 
 /// False: the id was never added. True: it probably was.
 pub(super) fn may_hold(filter: &[u8], key: FilterKey) -> bool {
-    key.places(filter.len() * 8).all(|place| filter[place / 8] & (1 << (place % 8)) != 0)
+    let blocks = filter.as_chunks::<{ WORDS * WORD }>().0;
+    let words = blocks[key.block(blocks.len())].as_chunks().0;
+    words.iter().zip(key.bits()).all(|(word, bit)| u32::from_le_bytes(*word) & bit != 0)
 }
 
 #[cfg(test)]
@@ -59,14 +71,16 @@ mod tests {
         (0..2032).for_each(|n| add(&mut filter, FilterKey::of(id(n))));
         assert!((0..2032).all(|n| may_hold(&filter, FilterKey::of(id(n)))));
         let wrong = (2032..102_032).filter(|n| may_hold(&filter, FilterKey::of(id(*n)))).count();
-        assert!(wrong < 300, "{wrong} of 100000");
+        assert!(wrong < 500, "{wrong} of 100000");
     }
 
     #[test]
     fn places_on_disk_do_not_change() {
-        let places: Vec<_> = FilterKey::of(0x019a_b000_0000_7000_8000_0000_0000_0001).places(30_688).collect();
-        assert_eq!(places, PLACES_OF_VERSION_1);
+        let mut filter = vec![0; 3836];
+        add(&mut filter, FilterKey::of(0x019a_b000_0000_7000_8000_0000_0000_0001));
+        let bits = (0..filter.len() * 8).filter(|bit| filter[bit / 8] & (1 << (bit % 8)) != 0);
+        assert_eq!(bits.collect::<Vec<_>>(), BITS_OF_VERSION_2);
     }
 
-    const PLACES_OF_VERSION_1: [usize; 8] = [271, 9433, 18595, 27757, 6232, 15394, 24556, 3030];
+    const BITS_OF_VERSION_2: [usize; 8] = [8961, 8993, 9037, 9069, 9097, 9146, 9179, 9197];
 }

@@ -24,7 +24,7 @@ use super::{FirstCopy, IndexError};
 use crate::side_by_side;
 use crate::storage::{NewFile, ReadFile};
 
-const MAGIC: [u8; 8] = *b"TLindex1";
+const MAGIC: [u8; 8] = *b"TLindex2";
 const COPY_BYTES: usize = 32;
 const COPIES_IN_BLOCK: usize = BODY_BYTES / COPY_BYTES;
 const BLOCKS_IN_GROUP: usize = 16;
