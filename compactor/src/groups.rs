@@ -37,7 +37,7 @@ const TARGET_COLUMN: usize = 2;
 const MOST_SEEN: usize = 1 << 18;
 /// So many are worth starting threads for.
 const MANY_SEEN: usize = 1 << 15;
-/// In so many parts groups take their visitors in: some of them have many.
+/// In so many parts, about, they are taken in.
 const PARTS: usize = 16;
 /// What a group takes besides its text: more, up to 4 KiB, only where it has many visitors.
 const GROUP_BYTES: usize = 300;
@@ -328,7 +328,7 @@ impl Groups {
     fn settle(&mut self) {
         let seen = self.seen.iter().map(|(number, coupon)| (*number as usize, *coupon));
         let (mut coupons, ends) = counting_sort(seen, self.measures.len());
-        let are_many = self.seen.len() >= MANY_SEEN;
+        let (are_many, of_part) = (self.seen.len() >= MANY_SEEN, self.seen.len().div_ceil(PARTS));
         self.seen.clear();
         let (mut rest, mut begin) = (&mut coupons[..], 0);
         let of_groups = self.measures.iter_mut().zip(ends).filter_map(|(measures, end)| {
@@ -337,12 +337,25 @@ impl Groups {
             (!of_group.is_empty()).then_some((&mut measures.visitors, of_group))
         });
         let mut of_groups: Vec<_> = of_groups.collect();
-        let part = of_groups.len().div_ceil(PARTS).max(1);
+        let is_much = are_many && of_groups.len() > 1;
+        let mut rest = &mut of_groups[..];
+        // some have many, and those come early
+        let parts = std::iter::from_fn(|| {
+            let mut taken = 0;
+            let is_of_part = |(_, coupons): &&(&mut Visitors, &mut [u32])| {
+                let has_room = taken < of_part;
+                taken += coupons.len();
+                has_room
+            };
+            let len = rest.iter().take_while(is_of_part).count();
+            let (part, behind) = std::mem::take(&mut rest).split_at_mut(len);
+            rest = behind;
+            (!part.is_empty()).then_some(Ok::<_, Infallible>(part))
+        });
         let add = |(): &mut (), part: &mut [(&mut Visitors, &mut [u32])]| {
             part.iter_mut().for_each(|(visitors, coupons)| visitors.add_coupons(coupons));
         };
-        let parts = of_groups.chunks_mut(part).map(Ok::<_, Infallible>);
-        let Ok(()) = in_order(are_many, parts, add, || Ok(()), |()| Ok(()));
+        let Ok(()) = in_order(is_much, parts, add, || Ok(()), |()| Ok(()));
     }
 
     /// Counts in groups of later records, in the order in which they were begun.

@@ -55,6 +55,15 @@ pub struct Hourly {
     parquet: SchemaDescPtr,
 }
 
+/// What the end of an hour's file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footer {
+    /// The position behind the last record in it.
+    pub covered: u64,
+    /// How many groups it has.
+    pub groups: usize,
+}
+
 /// What an hour's file is to say.
 #[derive(Debug)]
 pub struct Unwritten {
@@ -102,7 +111,7 @@ impl Hourly {
         mut written: impl FnMut(Hour, Groups),
     ) -> Result<(), E> {
         let columns = self.parquet.num_columns();
-        let mut hours = hours.into_iter();
+        let mut hours = hours.into_iter().fuse();
         let begun = Cell::new(0);
         let prepared: RefCell<VecDeque<Job>> = RefCell::default();
         // none for now, perhaps: there are more when something is done
@@ -147,7 +156,7 @@ impl Hourly {
                 file = Some(writer);
                 return Ok(());
             }
-            writer.commit(self.footer(hour))?;
+            writer.commit(self.footer_of(hour))?;
             let Prepared { hour, groups, .. } = Arc::into_inner(row_group.hour).expect("all its columns are written");
             begun.set(begun.get() - 1);
             written(hour, groups.into_groups());
@@ -176,7 +185,7 @@ impl Hourly {
         Writer::create(&path, &self.parquet, self.properties())
     }
 
-    fn footer(&self, hour: &Prepared) -> Vec<(&'static str, String)> {
+    fn footer_of(&self, hour: &Prepared) -> Vec<(&'static str, String)> {
         let sums = hour.groups.measures(0..hour.groups.len()).enumerate();
         let sums = sums.filter_map(|(row, measures)| Some((row, measures.value_sum?)));
         let exact = sums.filter(|(_, micros)| !sum::is_given_back(*micros));
@@ -240,11 +249,14 @@ impl Hourly {
         hours_from(&self.out, Hour(i64::MIN))
     }
 
-    /// The position that an hour's file covers, if there is one.
-    pub fn covered(&self, hour: Hour) -> Result<Option<u64>, FileError> {
+    /// What the end of an hour's file says, if there is one.
+    pub fn footer(&self, hour: Hour) -> Result<Option<Footer>, FileError> {
         let path = self.path(hour);
         match parquet_file::footer(&path) {
-            Ok(footer) => parquet_file::covered_position(&path, &footer).map(Some),
+            Ok(footer) => {
+                let groups = usize::try_from(footer.file_metadata().num_rows()).unwrap_or(0);
+                Ok(Some(Footer { covered: parquet_file::covered_position(&path, &footer)?, groups }))
+            }
             Err(FileError::Storage(error)) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -501,11 +513,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let hourly = Hourly::new(folder.path(), "n", &[By::Item]);
         assert!(hourly.read(Hour(7)).unwrap().is_none());
-        assert_eq!(hourly.covered(Hour(7)).unwrap(), None);
+        assert_eq!(hourly.footer(Hour(7)).unwrap(), None);
         write(&hourly, Hour(7), groups(false), 4711);
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
         let loaded = load(&hourly, Hour(7)).unwrap();
-        assert_eq!(hourly.covered(Hour(7)).unwrap(), Some(4711));
+        assert_eq!(hourly.footer(Hour(7)).unwrap(), Some(Footer { covered: 4711, groups: loaded.len() }));
         let sums = |groups: Groups| groups.sorted().iter().map(|g| g.measures.value_sum).collect::<Vec<_>>();
         assert_eq!(sums(loaded.clone()), sums(groups(false)));
         for again in [loaded, groups(true)] {
@@ -540,7 +552,7 @@ mod tests {
             });
             hourly
                 .write(unwritten, usize::MAX, is_much, |hour, groups| {
-                    assert_eq!(hourly.covered(hour).unwrap(), Some(2));
+                    assert_eq!(hourly.footer(hour).unwrap(), Some(Footer { covered: 2, groups: groups.len() }));
                     order.borrow_mut().push((hour, groups.len()));
                 })
                 .unwrap();
@@ -563,7 +575,7 @@ mod tests {
         assert!(matches!(load(&other, Hour(7)), Err(FileError::Foreign { .. })));
         let bytes = storage::read(&hourly.path(Hour(7))).unwrap();
         storage::write_new(&hourly.path(Hour(7)), &bytes[..bytes.len() - 1]).unwrap();
-        assert!(load(&hourly, Hour(7)).is_err() && hourly.covered(Hour(7)).is_err());
+        assert!(load(&hourly, Hour(7)).is_err() && hourly.footer(Hour(7)).is_err());
         // nor is it written over
         let earlier = hourly.read(Hour(7)).unwrap();
         let amended = Unwritten { hour: Hour(7), earlier, groups: groups(false), covered: 2 };

@@ -92,6 +92,8 @@ struct Counted {
     /// Whether all of its groups are in memory. An hour that is amended now and then needs its file only when it is
     /// published.
     whole: bool,
+    /// How many groups the file has.
+    in_file: usize,
     /// Position behind the last record in `groups` and the file.
     grouped: u64,
     /// Position of the first record that is in `groups` and not in the hourly file.
@@ -122,6 +124,8 @@ pub struct Hours {
     closed: Option<Hour>,
     /// When open hours' aggregates were last made.
     shown_at: Instant,
+    /// That it is, or was and has failed.
+    is_publishing: bool,
 }
 
 /// What events are taken into, by threads that ask the machine for nothing. Each hour has one place in both.
@@ -168,6 +172,7 @@ impl Hours {
             published,
             closed: None,
             shown_at: clock::instant(),
+            is_publishing: false,
         }
     }
 
@@ -184,8 +189,10 @@ impl Hours {
         }
     }
 
-    /// Publishes what is due: first events, then aggregates. `before` is done before anything of that is on disk.
+    /// Publishes what is due: first events, then aggregates. `before` is done before anything of that is on disk. After an error
+    /// what is in memory is not all there is, and all of this is to be begun anew.
     pub fn publish<E: From<HourError>>(&mut self, due: Due, before: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        assert!(!std::mem::replace(&mut self.is_publishing, true), "what could not be published is begun anew");
         let due = Due { complete_before: due.complete_before.max(self.closed), ..due };
         let open = self.open();
         let (has_full_rows, has_full_groups) = (open.has_full_rows(), open.has_full_groups());
@@ -215,6 +222,7 @@ impl Hours {
         }
         self.forget(counted, waiting, due, kept_from);
         self.closed = self.closed.max(due.complete_now);
+        self.is_publishing = false;
         Ok(())
     }
 
@@ -230,8 +238,8 @@ impl Hours {
         };
         let mut due_now: BTreeMap<_, _> =
             counted.iter_mut().zip(gathered).filter(is_due).map(|(counted, _)| (counted.hour, counted)).collect();
-        // what a file has besides is not known before it is read
-        let is_much = due_now.values().any(|hour| !hour.whole || hour.groups.len() >= MUCH);
+        let groups = |hour: &&mut Counted| hour.groups.len() + if hour.whole { 0 } else { hour.in_file };
+        let is_much = due_now.values().map(groups).sum::<usize>() >= MUCH;
         let unwritten: Vec<_> = due_now.values_mut().map(|hour| hour.begin_writing()).collect();
         let read = |(unwritten, whole): (Unwritten, bool)| {
             let Unwritten { hour, covered, .. } = unwritten;
@@ -247,6 +255,7 @@ impl Hours {
             let counted = due_now.get_mut(&hour).expect("it is one of these");
             self.published.insert(hour, counted.grouped);
             counted.dirty_from = None;
+            counted.in_file = groups.len();
             counted.whole = counted.is_open(due);
             // those of others are not needed again; the next hour's may be large
             if counted.whole {
@@ -323,13 +332,14 @@ impl Hours {
 
     /// Asks an hour's files how far they cover it.
     fn begin(&self, hour: Hour) -> Result<(Counted, Waiting), HourError> {
-        let covered = self.hourly.covered(hour)?;
-        let grouped = covered.unwrap_or(0);
+        let file = self.hourly.footer(hour)?;
+        let (grouped, in_file) = file.map_or((0, 0), |file| (file.covered, file.groups));
         if let Some(published) = self.published.get(&hour).copied().filter(|published| grouped < *published) {
             return Err(HourError::Behind { path: self.hourly.path(hour), covered: grouped, published });
         }
         let groups = Groups::default();
-        let counted = Counted { hour, groups, whole: covered.is_none(), grouped, dirty_from: None, since: None };
+        let whole = file.is_none();
+        let counted = Counted { hour, groups, whole, in_file, grouped, dirty_from: None, since: None };
         Ok((counted, Waiting { pending: Pending::default(), covered: self.events.covered(hour)? }))
     }
 }

@@ -142,7 +142,7 @@ impl Files {
     fn covered(&self, kind: u8, rest: &[u8]) {
         put(&self.part_path, &parquet_of(&self.part, kind, rest));
         put(&self.hour_path, &parquet_of(&self.hour, kind, rest));
-        let _ = (self.events.covered(Hour::of(NOW)), self.hourly.covered(Hour::of(NOW)));
+        let _ = (self.events.covered(Hour::of(NOW)), self.hourly.footer(Hour::of(NOW)));
     }
 
     fn open_index(&self, name: &str, kind: u8, rest: &[u8]) {

@@ -256,7 +256,7 @@ fn when_groups_need_room_the_oldest_hours_go() {
     };
     publish(false);
     let hourly = Hourly::new(&config.out, &config.node, &config.by);
-    let covered = || hours.map(|hour| hourly.covered(hour).unwrap());
+    let covered = || hours.map(|hour| hourly.footer(hour).unwrap().map(|footer| footer.covered));
     let before = covered();
     assert!(before.iter().all(Option::is_some), "three are complete, and the fourth shows");
 
@@ -420,7 +420,7 @@ fn rows_go_first(bounds: Bounds, steps: u64) {
         assert_eq!(rows(&events, hour).len() as u64, n);
         let all = if n <= steps { 0 } else { n };
         assert_eq!(compaction.commit().unwrap().snapshot.counts.events().counted, all);
-        assert_eq!(hourly.covered(hour).unwrap().is_some(), all > 0);
+        assert_eq!(hourly.footer(hour).unwrap().is_some(), all > 0);
     }
     assert_eq!(totals(&config, hour).events, i64::from(MOST_STEPS) + 1);
 }

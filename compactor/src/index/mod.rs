@@ -92,7 +92,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// About 70 MiB in all: pages that are not kept are in the kernel's cache for as long as that has room.
+    /// About 76 MiB in all: pages that are not kept are in the kernel's cache for as long as that has room.
     fn default() -> Self {
         // a table of 2^21 slots, of which most are empty
         Self { head_copies: (1 << 20) / 4 * 3, cache_bytes: 32 << 20 }
