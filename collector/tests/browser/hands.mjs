@@ -83,11 +83,23 @@ class Hands {
     }));
   }
 
+  #locate(tab, selector, focus) { return this.browser.eval(tab, `(${locate})(${JSON.stringify(selector)}, ${focus})`); }
+
+  async #find(tab, selector) {
+    const at = await this.#locate(tab, selector, false);
+    if (!at) throw new Error(`there is nothing at ${selector}`);
+    return at;
+  }
+
+  async hover({ tab, selector }) {
+    const { x, y } = await this.#find(tab, selector);
+    this.hovers = (this.hovers ?? 0) + 1;
+    await this.browser.move(tab, { x: x + this.hovers % 2, y });
+  }
+
   // Waits for nothing that comes of it. What the page does at once may cut off the answer to the input.
   async click({ tab, selector, how }) {
-    const find = (focus) => this.browser.eval(tab, `(${locate})(${JSON.stringify(selector)}, ${focus})`);
-    const at = await find(false);
-    if (!at) throw new Error(`nothing to click at ${selector}`);
+    const at = await this.#find(tab, selector);
     const input = async () => {
       if (how === 'enter') return this.browser.key(tab, 'Enter', 'press');
       const modifier = MODIFIERS[how];
@@ -95,7 +107,7 @@ class Hands {
       await this.browser.mouse(tab, at, modifier ? 'left' : how);
       if (modifier) await this.browser.key(tab, modifier, 'up');
     };
-    if (how === 'enter') await find(true);
+    if (how === 'enter') await this.#locate(tab, selector, true);
     await Promise.race([input().catch((error) => console.error(`${how} on ${selector}: ${error.message}`)), pause(1000)]);
   }
 }

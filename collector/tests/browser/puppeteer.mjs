@@ -142,6 +142,7 @@ export class Puppeteer {
     await page._client().send('Page.navigateToHistoryEntry', { entryId: entries[currentIndex - 1].id });
   }
 
+  async move(tab, { x, y }) { await this.#page(tab).mouse.move(x, y); }
   async mouse(tab, { x, y }, button) { await this.#page(tab).mouse.click(x, y, { button }); }
   async key(tab, key, what) { await this.#page(tab).keyboard[what](key); }
 

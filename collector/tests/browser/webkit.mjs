@@ -70,9 +70,14 @@ export class WebKit {
     return [...this.#windows.keys()].filter((tab) => open.includes(this.#windows[tab]));
   }
 
-  async mouse(tab, { x, y }, button) {
+  async move(tab, at) { await this.#point(tab, at, []); }
+  async mouse(tab, at, button) {
     const press = { button: ['left', 'middle', 'right'].indexOf(button) };
-    const actions = [{ type: 'pointerMove', x: Math.floor(x), y: Math.floor(y) }, { type: 'pointerDown', ...press }, { type: 'pointerUp', ...press }];
+    await this.#point(tab, at, [{ type: 'pointerDown', ...press }, { type: 'pointerUp', ...press }]);
+  }
+
+  async #point(tab, { x, y }, then) {
+    const actions = [{ type: 'pointerMove', x: Math.floor(x), y: Math.floor(y) }, ...then];
     await this.#in(tab, 'POST', '/actions', { actions: [{ type: 'pointer', id: 'mouse', actions }] });
   }
 

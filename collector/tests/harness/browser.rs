@@ -166,6 +166,11 @@ impl Tab {
         self.ask("click", json!({"selector": selector, "how": how.word()}));
     }
 
+    /// Moves the mouse over the first element that this selects, each time elsewhere.
+    pub fn hover(&self, selector: &str) {
+        self.ask("hover", json!({"selector": selector}));
+    }
+
     /// Whether it gets to an address that begins so, in time.
     pub fn wait_url(&self, starts: &str, time: Duration) -> bool {
         self.ask("wait_url", json!({"starts": starts, "timeout_ms": time.as_millis()})) == true

@@ -50,14 +50,12 @@ fn without_storage_or_with_full_storage_a_click_is_sent_all_the_same() {
                 "/full" => FILL,
                 "/sandboxed" => {
                     return page_with(
-                        "<script>addEventListener('message', () => { window.isDrawn = true })</script>",
+                        "<script>addEventListener('message', () => { window.isHeard = true })</script>",
                         "<iframe id=\"link\" sandbox=\"allow-scripts allow-popups\" src=\"/frame\" width=\"200\" height=\"100\"></iframe>",
                     );
                 }
-                // a frame of its own process takes no click before it is drawn
-                "/frame" => {
-                    "<script>requestAnimationFrame(() => requestAnimationFrame(() => parent.postMessage('', '*')))</script>"
-                }
+                // a frame of its own process takes no click before it takes what the mouse does
+                "/frame" => "<script>addEventListener('mousemove', () => parent.postMessage('', '*'))</script>",
                 _ => "",
             };
             let item = if path == "/frame" { "sandboxed" } else { path.trim_start_matches('/') };
@@ -78,7 +76,10 @@ fn without_storage_or_with_full_storage_a_click_is_sent_all_the_same() {
                 assert!(error.as_str().unwrap().to_lowercase().contains("quota"), "{error}");
             }
             if item == "sandboxed" {
-                wait_for("the frame to be drawn", || tab.eval("window.isDrawn === true").as_bool()?.then_some(()));
+                wait_for("the frame to see the mouse", || {
+                    tab.hover("#link");
+                    tab.eval("window.isHeard === true").as_bool()?.then_some(())
+                });
             }
             tab.click("#link", How::Left);
             shop.wait_arrival("/arrived").close();
