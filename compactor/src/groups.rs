@@ -8,7 +8,6 @@
 //! keeps it, and one that found no room never finds any, for groups are never removed. So it does not matter either whether
 //! records are counted one by one or groups of later records are merged in the order in which they were begun.
 
-use std::convert::Infallible;
 use std::hint::black_box;
 use std::ops::Range;
 
@@ -19,7 +18,7 @@ use tallylight_proto::time::Millis;
 
 use crate::batch::{Fate, Taken};
 use crate::counting_sort::counting_sort;
-use crate::side_by_side::in_order;
+use crate::side_by_side::all;
 use crate::texts::{ABSENT, Texts};
 use crate::visitors::{self, Visitors};
 
@@ -350,12 +349,12 @@ impl Groups {
             let len = rest.iter().take_while(is_of_part).count();
             let (part, behind) = std::mem::take(&mut rest).split_at_mut(len);
             rest = behind;
-            (!part.is_empty()).then_some(Ok::<_, Infallible>(part))
+            (!part.is_empty()).then_some(part)
         });
         let add = |(): &mut (), part: &mut [(&mut Visitors, &mut [u32])]| {
             part.iter_mut().for_each(|(visitors, coupons)| visitors.add_coupons(coupons));
         };
-        let Ok(()) = in_order(is_much, parts, add, || Ok(()), |()| Ok(()));
+        all(is_much, parts, add);
     }
 
     /// Counts in groups of later records, in the order in which they were begun.

@@ -5,6 +5,7 @@
 //! are. So what is on disk when does not depend on them either.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
@@ -13,6 +14,21 @@ use std::thread::{self, available_parallelism};
 
 /// Jobs that were begun and whose results were not handed over, at most.
 const UNDER_WAY: usize = 64;
+
+/// Does all jobs, on other threads if it is much, and says what came of each, in their order.
+pub fn all<J: Send, T: Send, S: Default>(
+    is_much: bool,
+    jobs: impl IntoIterator<Item = J>,
+    work: impl Fn(&mut S, J) -> T + Sync,
+) -> Vec<T> {
+    let mut results = Vec::new();
+    let done = |result| {
+        results.push(result);
+        Ok(())
+    };
+    let Ok(()) = in_order(is_much, jobs.into_iter().map(Ok::<_, Infallible>), work, || Ok(()), done);
+    results
+}
 
 /// Does all jobs, on other threads if it is much, and hands over what comes of each in the order of the jobs; `meanwhile` comes
 /// before. Jobs are fetched as they are needed, by the thread that called: where there is none for now there may be one when the
@@ -142,7 +158,6 @@ impl<J, T> Workers<J, T> for Others<J, T> {
 mod tests {
     use super::*;
     use std::cell::{Cell, RefCell};
-    use std::convert::Infallible;
 
     #[test]
     fn what_comes_of_jobs_is_handed_over_in_their_order_until_an_error() {

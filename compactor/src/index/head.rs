@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use std::hint::black_box;
 
 use super::FirstCopy;
-use crate::side_by_side::in_order;
+use crate::side_by_side::all;
 
 /// The slots that a table begins with.
 const FIRST_SLOTS: usize = 64;
@@ -134,19 +134,7 @@ impl Head {
             sort(&mut part, spare, &|place| self.copies[place as usize]);
             part
         };
-        let mut parts = Vec::with_capacity(2);
-        let jobs = [false, true].map(Ok::<_, Infallible>);
-        let Ok(()) = in_order(
-            are_many,
-            jobs,
-            sorted,
-            || Ok(()),
-            |part| {
-                parts.push(part);
-                Ok(())
-            },
-        );
-        parts
+        all(are_many, [false, true], sorted)
     }
 
     /// The copies at these places.
