@@ -20,6 +20,9 @@ const FRONT: usize = 9;
 /// Where they stand in the schema.
 const FIRST_TEXT: usize = 4;
 const LAST_TEXT: usize = FIRST_TEXT + TEXTS.len() - 1;
+const SHOWN_IP: usize = FIRST_TEXT + IP;
+const KEYS: usize = 17;
+const PROPERTY_VALUES: usize = 18;
 /// What a row takes besides its texts and properties: id, three numbers, a number for each text, value and the rest.
 const ROW_BYTES: usize = 16 + 3 * 8 + 4 * TEXTS.len() + 9 + 8 + 1 + 4;
 /// What a property takes besides its texts.
@@ -96,11 +99,16 @@ impl Rows {
 
     /// How much text there is in one of their columns: what most of the work of encoding it is for.
     pub fn text_bytes(&self, place: usize) -> usize {
+        self.text_column(place).map_or(0, TextColumn::memory)
+    }
+
+    /// One of their columns of text, by its place in the schema.
+    fn text_column(&self, place: usize) -> Option<&TextColumn> {
         match place {
-            FIRST_TEXT..=LAST_TEXT => self.texts[place - FIRST_TEXT].memory(),
-            17 => self.keys.memory(),
-            18 => self.property_values.memory(),
-            _ => 0,
+            FIRST_TEXT..=LAST_TEXT => Some(&self.texts[place - FIRST_TEXT]),
+            KEYS => Some(&self.keys),
+            PROPERTY_VALUES => Some(&self.property_values),
+            _ => None,
         }
     }
 
@@ -108,26 +116,22 @@ impl Rows {
     pub fn column(&self, schema: &SchemaDescriptor, place: usize, encoder: &mut Encoder) -> Chunk {
         let column = &schema.column(place);
         let one = Levels::Required;
+        if let Some(texts) = self.text_column(place) {
+            let (texts, numbers) = texts.parts();
+            return match place {
+                SHOWN_IP => encoder.texts(column, one, &shown_addresses(texts), numbers),
+                KEYS | PROPERTY_VALUES => encoder.texts(column, Levels::Repeated(&self.properties), texts, numbers),
+                _ => encoder.texts(column, one, texts, numbers),
+            };
+        }
         match place {
             0 => encoder.ids(column, &self.ids),
             1 => encoder.times(column, one, &self.positions),
             2 => encoder.times(column, one, &self.event_at),
             3 => encoder.times(column, one, &self.received_at),
-            FIRST_TEXT..=LAST_TEXT => {
-                let (texts, numbers) = self.texts[place - FIRST_TEXT].parts();
-                if place - FIRST_TEXT == IP {
-                    encoder.texts(column, one, &shown_addresses(texts), numbers)
-                } else {
-                    encoder.texts(column, one, texts, numbers)
-                }
-            }
             14 => encoder.doubles(column, Levels::Optional(&self.has_value), &self.values),
             15 => encoder.numbers(column, one, &self.lost),
             16 => encoder.flags(column, &self.bots),
-            17 | 18 => {
-                let (texts, numbers) = if place == 17 { self.keys.parts() } else { self.property_values.parts() };
-                encoder.texts(column, Levels::Repeated(&self.properties), texts, numbers)
-            }
             _ => unreachable!("the schema has 19 columns"),
         }
     }
