@@ -904,11 +904,15 @@ fn an_hour_whose_rows_cannot_be_written_is_not_published() {
     let hour = Hour::of(START);
     let in_the_way = config.out.join("events").join(layout::hour_folder(hour));
     let mut compaction = Compaction::open(config.clone()).unwrap();
+    compaction.look().unwrap();
+    while compaction.read(None, &AtomicBool::new(false)).unwrap() == Progress::Paused {}
     storage::create_dir_all(in_the_way.parent().unwrap()).unwrap();
     std::fs::write(&in_the_way, "no folder").unwrap();
-    pass(&mut compaction, true).unwrap_err();
+    compaction.publish(NOW, true).unwrap_err();
     let hourly = Hourly::new(&config.out, &config.node, &config.by).path(hour);
     assert!(!hourly.exists(), "before its rows");
+    // what is left in memory is not published
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compaction.publish(NOW, true))).unwrap_err();
     // the same with nothing in the way
     std::fs::remove_file(&in_the_way).unwrap();
     once(&config).unwrap();
