@@ -206,10 +206,7 @@ impl Commit {
     /// The same, whatever it is grouped by.
     pub fn read_any(out: &Path, node: &str) -> Result<Option<(Self, Vec<By>)>, CommitError> {
         let path = Self::path(out, node);
-        let bytes = match storage::read(&path) {
-            Err(error) if error.is_not_found() => return Ok(None),
-            bytes => bytes?,
-        };
+        let Some(bytes) = storage::read_if_there(&path)? else { return Ok(None) };
         let unreadable = |source| CommitError::Unreadable { path: path.clone(), source };
         let document: Document = serde_json::from_slice(&bytes).map_err(|error| unreadable(Some(error)))?;
         let by = document.by.clone();

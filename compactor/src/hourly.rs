@@ -203,11 +203,7 @@ impl Hourly {
 
     /// An hour's file, if there is one.
     pub fn read(&self, hour: Hour) -> Result<Option<Bytes>, StorageError> {
-        match storage::read(&self.path(hour)) {
-            Ok(bytes) => Ok(Some(bytes.into())),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(storage::read_if_there(&self.path(hour))?.map(Bytes::from))
     }
 
     /// The groups in the file of an hour.

@@ -170,10 +170,7 @@ impl StateFolder {
 
     /// As it was settled at the first run.
     fn before(&self, path: &Path, data: &Path) -> Result<Option<Settled>, StateError> {
-        let bytes = match storage::read(path) {
-            Err(error) if error.is_not_found() => return Ok(None),
-            read => read?,
-        };
+        let Some(bytes) = storage::read_if_there(path)? else { return Ok(None) };
         let stored: Settled =
             serde_json::from_slice(&bytes).map_err(|source| StateError::Settings { path: path.to_owned(), source })?;
         let out = data.join(&stored.out);

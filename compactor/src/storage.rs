@@ -222,6 +222,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>, StorageError> {
     disk::read(path).map_err(because("read", path))
 }
 
+/// A whole file, if there is one.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
+    match read(path) {
+        Err(error) if error.is_not_found() => Ok(None),
+        bytes => bytes.map(Some),
+    }
+}
+
 /// Makes a folder and those above it that are missing, all of them durable.
 pub fn create_dir_all(path: &Path) -> Result<(), StorageError> {
     if is_dir(path) {

@@ -33,11 +33,8 @@ impl Manifest {
     /// The one in a folder; `None` if there is none.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>, IndexError> {
         let path = path(folder);
-        match storage::read(&path) {
-            Ok(bytes) => Self::from_bytes(&bytes).map(Some).ok_or(IndexError::Corrupt { path, page: 0 }),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let Some(bytes) = storage::read_if_there(&path)? else { return Ok(None) };
+        Self::from_bytes(&bytes).map(Some).ok_or(IndexError::Corrupt { path, page: 0 })
     }
 
     /// Puts it in place of the one before.
