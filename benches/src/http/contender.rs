@@ -44,8 +44,8 @@ pub struct Running {
 }
 
 impl Contender {
-    pub fn nginx(peers: &Peers) -> Self {
-        Self::new("nginx, access_log buffer=64k", Ask::Get, Server::Nginx(peers.clone()))
+    pub fn nginx(peers: &Peers, ask: Ask) -> Self {
+        Self::new("nginx, access_log buffer=64k", ask, Server::Nginx(peers.clone()))
     }
 
     pub fn collector(name: &str, ask: Ask, program: &Path, is_recycled: bool) -> Self {
@@ -69,7 +69,10 @@ impl Contender {
         let command = match &self.server {
             Server::Nginx(peers) => {
                 http2 = free()?;
+                // as long as ours
+                let script = "x".repeat(1024);
                 let holes = [
+                    ("SCRIPT", script),
                     ("PORT", http1.port().to_string()),
                     ("HTTP2_PORT", http2.port().to_string()),
                     ("OUT", folder.join("access.log").display().to_string()),

@@ -160,13 +160,14 @@ fn half(workload: &Workload, closed: &HashMap<String, f64>) -> Result<f64> {
 impl Arguments {
     fn workloads(&self, peers: &Peers) -> Result<Vec<Workload>> {
         let program = process::ours("tallylight-collector")?;
-        let nginx = || Contender::nginx(peers);
+        let nginx = |ask| Contender::nginx(peers, ask);
         let collector = |name, ask, is_recycled| Contender::collector(name, ask, &program, is_recycled);
-        let recycled = || collector("Tallylight", Ask::Get, true);
-        let others = || {
-            self.beside.iter().map(|other| Contender::collector(&other.display().to_string(), Ask::Get, other, true))
+        let asked = |ask| {
+            let others = self.beside.iter();
+            let others = others.map(move |other| Contender::collector(&other.display().to_string(), ask, other, true));
+            [nginx(ask), collector("Tallylight", ask, true)].into_iter().chain(others)
         };
-        let pair = || [nginx(), recycled()].into_iter().chain(others());
+        let pair = || asked(Ask::Get);
         let mut all = Vec::new();
         for connections in self.connections.iter().copied() {
             let mut contenders: Vec<Contender> = pair().collect();
@@ -194,6 +195,11 @@ impl Arguments {
             name: "more and more connections, open loop".into(),
             shape: Shape::Open { rate: Some(self.open_rate) },
             contenders: self.open_connections.iter().flat_map(over).collect(),
+        });
+        all.push(Workload {
+            name: format!("{OPEN_CONNECTIONS} of a proxy, for the script as well"),
+            shape: Shape::Closed { connections: OPEN_CONNECTIONS },
+            contenders: asked(Ask::GetOrScript).collect(),
         });
         let anew = Shape::Anew { connections: OPEN_CONNECTIONS };
         all.push(Workload { name: "a new connection a request".into(), shape: anew, contenders: pair().collect() });

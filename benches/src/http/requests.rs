@@ -20,12 +20,24 @@ pub enum Ask {
     Post,
     /// The same, answered when it is on disk.
     PostSynced,
+    /// The script that pages count clicks with.
+    Script,
+    /// Mostly the pixel, and the script for those that are new: what comes over the few connections of a proxy.
+    GetOrScript,
 }
+
+/// Of so many pixels and scripts one is a script.
+const SCRIPT_OF: usize = 16;
 
 /// Some requests of about 840 bytes, with 13 headers.
 pub fn all(ask: Ask, is_anew: bool) -> Vec<Vec<u8>> {
     let mut beacons = Beacons::new(3);
-    (0..VARIANTS).map(|_| one(ask, is_anew, &mut beacons)).collect()
+    let ask = |n: usize| match ask {
+        Ask::GetOrScript if n.is_multiple_of(SCRIPT_OF) => Ask::Script,
+        Ask::GetOrScript => Ask::Get,
+        other => other,
+    };
+    (0..VARIANTS).map(|n| one(ask(n), is_anew, &mut beacons)).collect()
 }
 
 /// A query of a click.
@@ -59,7 +71,8 @@ pub const HEADERS: [(&str, &str); 11] = [
 
 fn one(ask: Ask, is_anew: bool, beacons: &mut Beacons) -> Vec<u8> {
     let (line, body) = match ask {
-        Ask::Get => (format!("GET /api/beacon?{}", query(beacons)), String::new()),
+        Ask::Script => ("GET /beacon.js".into(), String::new()),
+        Ask::Get | Ask::GetOrScript => (format!("GET /api/beacon?{}", query(beacons)), String::new()),
         Ask::Head => (format!("HEAD /api/beacon?{}", query(beacons)), String::new()),
         Ask::Post => ("POST /api/beacon".into(), body(beacons)),
         Ask::PostSynced => ("POST /api/beacon?ack=synced".into(), body(beacons)),

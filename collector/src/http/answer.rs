@@ -38,6 +38,8 @@ static OF_AN_ORIGIN: [(HeaderName, HeaderValue); 2] = [
     (header::VARY, HeaderValue::from_static("Origin")),
 ];
 
+/// What an answer to a peer of that version begins with: as long as what others begin with.
+const HTTP_1_0: &[u8] = b"HTTP/1.0";
 const GIF: &str = "image/gif";
 /// The smallest GIF that all browsers take: one transparent pixel.
 const PIXEL: &[u8; 43] =
@@ -48,8 +50,10 @@ const PIXEL: &[u8; 43] =
 pub struct Sent<'a> {
     /// The body stays here.
     pub is_head: bool,
-    /// The connection ends with it.
-    pub is_last: bool,
+    /// The peer speaks HTTP/1.0.
+    pub is_old: bool,
+    /// What becomes of the connection, where that must be said.
+    pub connection: Option<&'static str>,
     /// The time, as HTTP writes it.
     pub date: &'a str,
 }
@@ -184,7 +188,7 @@ impl Answer {
         let origin = headers.remove(header::ORIGIN);
         headers.clear();
         self.each_header(origin.as_ref(), |name, value| drop(headers.insert(name.clone(), value.clone())));
-        let body = if is_head && self.status != StatusCode::NO_CONTENT {
+        let body = if is_head && self.has_length() {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
             Bytes::new()
         } else {
@@ -196,21 +200,29 @@ impl Answer {
         response
     }
 
-    /// The same as it stands on a connection of HTTP/1.1, added to `out`: of an answer to a beacon, which says nothing twice. An
-    /// origin that is no header value is none.
+    /// The same as it stands on a connection of HTTP/1, added to `out`. An origin that is no header value is none.
     pub fn write_http1(&self, origin: Option<&[u8]>, sent: Sent<'_>, out: &mut Vec<u8>) {
+        let begin = out.len();
         match origin.and_then(|origin| HeaderValue::from_bytes(origin).ok()) {
             None if self.is_the_pixel() => out.extend_from_slice(&LINES_OF_THE_PIXEL),
             origin => self.put_lines(origin.as_ref(), out),
         }
+        if sent.is_old {
+            out[begin..][..HTTP_1_0.len()].copy_from_slice(HTTP_1_0);
+        }
         put_line("date", sent.date.as_bytes(), out);
-        if sent.is_last {
-            put_line("connection", b"close", out);
+        if let Some(connection) = sent.connection {
+            put_line("connection", connection.as_bytes(), out);
         }
         out.extend_from_slice(b"\r\n");
         if !sent.is_head {
             out.extend_from_slice(&self.body);
         }
+    }
+
+    /// Whether the length of its body is said: what is not sent again has the one that it had (RFC 9110, 8.6).
+    fn has_length(&self) -> bool {
+        ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&self.status)
     }
 
     /// Whether it is [`Self::pixel`] and says nothing besides.
@@ -232,14 +244,20 @@ impl Answer {
                 }
             }
         }
-        out.extend_from_slice(&LINES_EVERYWHERE);
+        if self.extra.is_empty() && self.own.is_empty() {
+            out.extend_from_slice(&LINES_EVERYWHERE);
+        } else {
+            let own = || self.extra.iter().map(|(name, _)| name).chain(self.own.iter().map(|(name, _)| name));
+            let others = EVERYWHERE.iter().filter(|(name, _)| own().all(|own| own != name));
+            others.for_each(|(name, value)| put_line(name.as_str(), value.as_bytes(), out));
+        }
         self.each_own_header(origin, |name, value| put_line(name.as_str(), value.as_bytes(), out));
-        if self.status != StatusCode::NO_CONTENT {
+        if self.has_length() {
             put_line("content-length", itoa::Buffer::new().format(self.body.len()).as_bytes(), out);
         }
     }
 
-    /// All headers for a page of this origin but those of the body's length.
+    /// All headers for a page of this origin but those of the body's length: the last one of a name counts.
     fn each_header(&self, origin: Option<&HeaderValue>, mut put: impl FnMut(&HeaderName, &HeaderValue)) {
         EVERYWHERE.iter().for_each(|(name, value)| put(name, value));
         self.each_own_header(origin, put);
@@ -340,17 +358,22 @@ mod tests {
 
     #[test]
     fn what_is_written_says_what_a_response_does() {
-        let answers: [fn() -> Answer; 5] = [
+        let answers: [fn() -> Answer; 7] = [
             Answer::pixel,
             || Answer::pixel().with_refused("speculative"),
             || Answer::pixel().for_everybody(),
             || Answer::shed(Shed::Queue).with_pixel(),
             Answer::no_content,
+            || Answer::found(HeaderValue::from_static("https://shop.example/")),
+            || {
+                let cached = HeaderValue::from_static("public");
+                Answer::content("text/plain", "text").with_own(header::CACHE_CONTROL, cached).for_everybody()
+            },
         ];
         for answer in answers {
             for origin in [None, Some("https://shop.example")] {
                 let mut out = Vec::new();
-                let sent = Sent { is_head: false, is_last: true, date: "now" };
+                let sent = Sent { is_head: false, is_old: false, connection: Some("close"), date: "now" };
                 answer().write_http1(origin.map(str::as_bytes), sent, &mut out);
                 let head = out.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
                 let lines = str::from_utf8(&out[..head]).unwrap().split("\r\n").skip(1);

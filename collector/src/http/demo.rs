@@ -6,14 +6,13 @@
 use std::sync::LazyLock;
 
 use base64ct::{Base64, Encoding};
-use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 use tallylight_proto::link::Link;
 
 use super::answer::Answer;
 use super::html::escaped;
-use super::{Shared, script};
+use super::{Head, Shared, script};
 
 /// What all pages may do.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -28,19 +27,19 @@ static INLINE: LazyLock<String> =
     LazyLock::new(|| format!("'sha256-{}'", Base64::encode_string(&Sha256::digest(script::NEWEST))));
 
 /// What is at a path, if it is one of the shop's.
-pub(super) fn answer(shared: &Shared, parts: &Parts) -> Option<Answer> {
-    let name = parts.uri.path().strip_prefix("/demo")?;
+pub(super) fn answer(shared: &Shared, head: &Head<'_>) -> Option<Answer> {
+    let name = head.path.strip_prefix("/demo")?;
     let answer = match name {
         "" => return Some(Answer::status(StatusCode::PERMANENT_REDIRECT).with(&TO_SHOP)),
         "/" | "/index.html" => page(include_str!("../demo/index.html").to_owned(), "'self'"),
         "/shop.css" => Answer::content("text/css; charset=utf-8", include_str!("../demo/shop.css")),
         "/shop.js" => Answer::content("text/javascript; charset=utf-8", include_str!("../demo/shop.js")),
         "/inline.html" => {
-            let main = include_str!("../demo/inline.html").replace("{origin}", &escaped(&origin(parts)));
+            let main = include_str!("../demo/inline.html").replace("{origin}", &escaped(&origin(head)));
             page(framed("The script in the page", &main.replace("{client}", script::NEWEST)), &INLINE)
         }
         "/mail.html" => {
-            let main = include_str!("../demo/mail.html").replace("{link}", &signed_link(shared, parts));
+            let main = include_str!("../demo/mail.html").replace("{link}", &signed_link(shared, head));
             page(framed("A link in an e-mail", &main), "'none'")
         }
         "/noscript.html" => page(framed("A pixel without script", include_str!("../demo/noscript.html")), "'none'"),
@@ -71,19 +70,17 @@ fn page(html: String, script_src: &str) -> Answer {
 }
 
 /// Where the visitor found this collector, as far as it knows.
-fn origin(parts: &Parts) -> String {
-    let named = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = named.or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
-    format!("http://{}", host.unwrap_or("localhost"))
+fn origin(head: &Head<'_>) -> String {
+    format!("http://{}", head.headers.host().unwrap_or("localhost"))
 }
 
 /// A link as it would stand in a letter, or why there is none.
-fn signed_link(shared: &Shared, parts: &Parts) -> String {
+fn signed_link(shared: &Shared, head: &Head<'_>) -> String {
     shared.redirect_keys.refresh();
     let keys = shared.redirect_keys.get();
     let link = Link {
         site: Some("bookshop".into()),
-        target: Some(format!("{}/demo/?book=salt-and-barley", origin(parts)).into()),
+        target: Some(format!("{}/demo/?book=salt-and-barley", origin(head)).into()),
         item: Some("salt-and-barley".into()),
         placement: Some("letter".into()),
         ..Link::default()

@@ -3,7 +3,48 @@
 //! The rule kept here: one pass over the head and no map of it. Of what should stand there once the first one counts, as in
 //! every header map; of lists all lines are kept, in their order.
 
-use http::HeaderMap;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, header};
+
+/// Headers of a request, at most, that are read here: browsers send some 20.
+pub(super) const HEADERS: usize = 48;
+
+/// All headers of a request, for pages, which look for some that mean nothing to a beacon.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Headers<'a> {
+    /// Of one that hyper has read.
+    Parts(&'a Parts),
+    /// Of a head of HTTP/1 that was read here: it is read again.
+    Head(&'a [u8]),
+}
+
+impl<'a> Headers<'a> {
+    /// What stands under a name, line by line, as far as it is text.
+    pub(super) fn lines(self, name: &HeaderName) -> Vec<&'a str> {
+        match self {
+            Self::Parts(parts) => {
+                parts.headers.get_all(name).iter().filter_map(|value| ascii(value.as_bytes())).collect()
+            }
+            Self::Head(bytes) => {
+                let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+                let mut request = httparse::Request::new(&mut headers);
+                // it was read before
+                let _ = request.parse(bytes);
+                let of_name = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name.as_str()));
+                of_name.filter_map(|header| ascii(header.value)).collect()
+            }
+        }
+    }
+
+    /// Whom the request is for.
+    pub(super) fn host(self) -> Option<&'a str> {
+        let authority = || match self {
+            Self::Parts(parts) => parts.uri.authority().map(|authority| authority.as_str()),
+            Self::Head(_) => None,
+        };
+        self.lines(&header::HOST).first().copied().or_else(authority)
+    }
+}
 
 /// The headers that mean something to a beacon.
 #[derive(Debug, Default)]
@@ -79,6 +120,7 @@ pub(super) fn ascii(value: &[u8]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Request;
 
     #[test]
     fn names_are_known_however_they_are_written_and_the_first_value_counts() {
@@ -96,6 +138,19 @@ mod tests {
         assert_eq!(heard.x_forwarded_for, [b"192.0.2.1", b"192.0.2.2"]);
         assert!(heard.is_private && !heard.is_speculative);
         assert_eq!(heard.len, head.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>());
+    }
+
+    #[test]
+    fn lines_of_a_name_are_in_order_wherever_they_stand() {
+        let head = b"GET / HTTP/1.1\r\nHost: b\r\naccept-ENCODING: br\r\nX: y\r\nAccept-Encoding: gzip\r\nAccept-Encoding: \xff\r\n\r\n";
+        let request = Request::get("http://b/").header("accept-encoding", "br").header("x", "y");
+        let request = request.header("accept-encoding", "gzip").header("accept-encoding", &b"\xff"[..]);
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        for headers in [Headers::Head(head), Headers::Parts(&parts)] {
+            assert_eq!(headers.lines(&header::ACCEPT_ENCODING), ["br", "gzip"]);
+            assert!(headers.lines(&header::ETAG).is_empty());
+            assert_eq!(headers.host(), Some("b"));
+        }
     }
 
     #[test]

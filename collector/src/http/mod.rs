@@ -1,11 +1,10 @@
 //! The HTTP front: requests in, beacons to the door, answers out.
 //!
 //! ```text
-//!  connection ─┬──────▶ whole ───▶ beacon         (behind a PROXY header, if that is asked for)
-//!              └─ hyper ▶ answer ─┬─ beacon ─┬─ GET  /api/beacon ──▶ pixel ─┬─▶ door
-//!                                 │          └─ POST /api/beacon ──▶ post ──┘
-//!                                 ├─ GET  /r          ──▶ redirect ──▶ door
-//!                                 └─ OPTIONS, /beacon.js, /demo/, whatever else
+//!  connection ─┬─ whole ─┬─ GET  /api/beacon ──▶ pixel ────┬─▶ door       (behind a PROXY header, if that is asked for)
+//!              └─ hyper ─┤  POST /api/beacon ──▶ post ─────┤
+//!                        ├─ GET  /r          ──▶ redirect ─┘
+//!                        └─ OPTIONS, /beacon.js, /demo/, whatever else
 //! ```
 //!
 //! The rule kept here: a request for a beacon or a redirect reaches the door exactly once; any other request never does.
@@ -66,6 +65,7 @@ pub use proxy_header::HeaderRefusal;
 
 use answer::Answer;
 use date::Date;
+use heard::Headers;
 
 /// What the front must know of the settings.
 #[derive(Clone, Debug)]
@@ -221,7 +221,7 @@ async fn answer(
     let peer = caller.address;
     let (parts, mut body) = request.into_parts();
     let deadline = Instant::from_std(read_at) + shared.options.body_timeout;
-    let answer = route(&shared, peer, &parts, &mut body, deadline).await;
+    let answer = route(&shared, peer, &Head::of(&parts), &mut body, deadline).await;
     let front = front(&parts);
     // the last answer says so: a peer that knows sends nothing more into a connection that ends
     let asks_first = parts.headers.contains_key(header::EXPECT);
@@ -262,6 +262,8 @@ struct Head<'a> {
     /// Bytes of path and query.
     uri_len: usize,
     heard: Heard<'a>,
+    /// These and all other headers.
+    headers: Headers<'a>,
 }
 
 impl<'a> Head<'a> {
@@ -273,6 +275,7 @@ impl<'a> Head<'a> {
             front: front(parts),
             uri_len: parts.uri.path_and_query().map_or(0, |uri| uri.as_str().len()),
             heard: Heard::of(&parts.headers),
+            headers: Headers::Parts(parts),
         }
     }
 
@@ -281,28 +284,37 @@ impl<'a> Head<'a> {
     }
 }
 
-async fn route(shared: &Shared, peer: IpAddr, parts: &Parts, body: &mut Incoming, deadline: Instant) -> Answer {
-    let head = Head::of(parts);
-    let over_rate = match gate(shared, peer, &head) {
+async fn route(shared: &Shared, peer: IpAddr, head: &Head<'_>, body: &mut Incoming, deadline: Instant) -> Answer {
+    match of_head(shared, peer, head) {
+        Some(answer) => answer,
+        None => post::answer(shared, &Facts::of(shared, peer, head), body, deadline).await,
+    }
+}
+
+/// What is answered to a request whatever its body is. None: it has events in that.
+fn of_head(shared: &Shared, peer: IpAddr, head: &Head<'_>) -> Option<Answer> {
+    let over_rate = match gate(shared, peer, head) {
         ControlFlow::Continue(over_rate) => over_rate,
-        ControlFlow::Break(answer) => return answer,
+        ControlFlow::Break(answer) => return Some(answer),
     };
-    let is_get = head.is_get();
-    match head.path {
-        "/api/beacon" | "/pixel.gif" => beacon(shared, peer, &head, body, deadline).await,
-        "/r" if is_get => {
-            redirect::answer(shared, &Facts::of(shared, peer, &head), head.method == Method::HEAD, over_rate)
-        }
-        "/r" => wrong_method(&PAGE_METHODS),
-        path => {
-            let page = if shared.options.demo { demo::answer(shared, parts) } else { None };
-            match page.or_else(|| script::answer(path, &parts.headers)) {
+    let (is_get, is_head) = (head.is_get(), head.method == Method::HEAD);
+    Some(match (head.path, &head.method) {
+        ("/api/beacon" | "/pixel.gif", _) if is_get => pixel::answer(shared, &Facts::of(shared, peer, head), is_head),
+        ("/api/beacon", &Method::POST) => return None,
+        ("/api/beacon" | "/pixel.gif", &Method::OPTIONS) => Answer::no_content().with(&PREFLIGHT),
+        ("/api/beacon", _) => wrong_method(&BEACON_METHODS),
+        ("/pixel.gif", _) => wrong_method(&PIXEL_METHODS),
+        ("/r", _) if is_get => redirect::answer(shared, &Facts::of(shared, peer, head), is_head, over_rate),
+        ("/r", _) => wrong_method(&PAGE_METHODS),
+        (path, _) => {
+            let page = if shared.options.demo { demo::answer(shared, head) } else { None };
+            match page.or_else(|| script::answer(path, head.headers)) {
                 Some(page) if is_get => page,
                 Some(_) => wrong_method(&PAGE_METHODS),
                 None => unknown_path(),
             }
         }
-    }
+    })
 }
 
 /// What comes first: a token, and whether the head is as small as it should be. What is let in though its sender has no token
@@ -315,29 +327,6 @@ fn gate(shared: &Shared, peer: IpAddr, head: &Head<'_>) -> ControlFlow<Answer, O
         _ if head.heard.len + head.uri_len > shared.options.max_header => ControlFlow::Break(large_head(shared, head)),
         _ => ControlFlow::Continue(over_rate),
     }
-}
-
-/// What is asked of `/api/beacon` or `/pixel.gif`.
-async fn beacon<B: Body<Data = Bytes> + Unpin>(
-    shared: &Shared,
-    peer: IpAddr,
-    head: &Head<'_>,
-    body: &mut B,
-    deadline: Instant,
-) -> Answer {
-    let takes_bodies = head.path == "/api/beacon";
-    match head.method {
-        Method::GET | Method::HEAD => get(shared, peer, head),
-        Method::POST if takes_bodies => post::answer(shared, &Facts::of(shared, peer, head), body, deadline).await,
-        Method::OPTIONS => Answer::no_content().with(&PREFLIGHT),
-        _ if takes_bodies => wrong_method(&BEACON_METHODS),
-        _ => wrong_method(&PIXEL_METHODS),
-    }
-}
-
-/// A GET or HEAD of either.
-fn get(shared: &Shared, peer: IpAddr, head: &Head<'_>) -> Answer {
-    pixel::answer(shared, &Facts::of(shared, peer, head), head.method == Method::HEAD)
 }
 
 /// A token for a request. Why it is not answered, if its sender has none left.

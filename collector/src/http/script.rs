@@ -9,10 +9,11 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::bufread::GzEncoder;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 
 use super::answer::Answer;
+use super::heard::Headers;
 
 /// The newest one.
 pub(super) const NEWEST: &str = include_str!("../../client/beacon.min.js");
@@ -62,7 +63,7 @@ impl Script {
 }
 
 /// The script at a path, if there is one.
-pub(super) fn answer(path: &str, headers: &HeaderMap) -> Option<Answer> {
+pub(super) fn answer(path: &str, headers: Headers<'_>) -> Option<Answer> {
     let name = path.strip_prefix("/beacon")?.strip_suffix(".js")?;
     let script = match name.strip_prefix('-') {
         None if name.is_empty() => SCRIPTS.first(),
@@ -87,9 +88,8 @@ pub(super) fn answer(path: &str, headers: &HeaderMap) -> Option<Answer> {
 }
 
 /// Whether `Accept-Encoding` has gzip in it, and not with the weight of nothing (RFC 9110, 12.5.3).
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    codings.flat_map(|value| value.split(',')).any(|coding| {
+fn takes_gzip(headers: Headers<'_>) -> bool {
+    headers.lines(&header::ACCEPT_ENCODING).into_iter().flat_map(|value| value.split(',')).any(|coding| {
         let mut parts = coding.split(';').map(str::trim);
         let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
         let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
@@ -98,8 +98,8 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// Whether `If-None-Match` names these bytes (RFC 9110, 13.1.2).
-fn is_known(etag: &HeaderValue, headers: &HeaderMap) -> bool {
-    let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+fn is_known(etag: &HeaderValue, headers: Headers<'_>) -> bool {
+    let tags = headers.lines(&header::IF_NONE_MATCH).into_iter();
     tags.flat_map(|value| value.split(',')).map(str::trim).any(|tag| {
         let tag = tag.strip_prefix("W/").unwrap_or(tag);
         tag == "*" || tag.as_bytes() == etag.as_bytes()
@@ -109,11 +109,13 @@ fn is_known(etag: &HeaderValue, headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Request;
+    use http::request::Parts;
     use std::fs;
     use std::path::Path;
 
-    fn headers(name: HeaderName, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(name, HeaderValue::try_from(value).unwrap())])
+    fn with(name: HeaderName, value: &str) -> Parts {
+        Request::builder().header(name, value).body(()).unwrap().into_parts().0
     }
 
     #[test]
@@ -131,17 +133,17 @@ mod tests {
             assert!(ALL.contains(&text.as_str()), "{} is not served", file.display());
         }
         for script in SCRIPTS.iter() {
-            assert!(answer(&format!("/beacon-{}.js", script.hash), &HeaderMap::new()).is_some());
+            assert!(answer(&format!("/beacon-{}.js", script.hash), Headers::Head(b"")).is_some());
         }
     }
 
     #[test]
     fn gzip_is_sent_to_those_that_take_it() {
         for value in ["gzip", "br, gzip", "GZIP;q=0.1", "deflate, gzip;q=1.0, *;q=0.5"] {
-            assert!(takes_gzip(&headers(header::ACCEPT_ENCODING, value)), "{value}");
+            assert!(takes_gzip(Headers::Parts(&with(header::ACCEPT_ENCODING, value))), "{value}");
         }
         for value in ["", "br", "gzip;q=0", "gzip; q=0.000", "gzip;q=much", "xgzip"] {
-            assert!(!takes_gzip(&headers(header::ACCEPT_ENCODING, value)), "{value}");
+            assert!(!takes_gzip(Headers::Parts(&with(header::ACCEPT_ENCODING, value))), "{value}");
         }
     }
 
@@ -149,17 +151,17 @@ mod tests {
     fn a_tag_is_known_whether_weak_or_one_of_many() {
         let etag = HeaderValue::from_static("\"ab\"");
         for value in ["\"ab\"", "W/\"ab\"", "\"x\", \"ab\"", "*"] {
-            assert!(is_known(&etag, &headers(header::IF_NONE_MATCH, value)), "{value}");
+            assert!(is_known(&etag, Headers::Parts(&with(header::IF_NONE_MATCH, value))), "{value}");
         }
         for value in ["", "ab", "\"ab-gzip\"", "\"a\""] {
-            assert!(!is_known(&etag, &headers(header::IF_NONE_MATCH, value)), "{value}");
+            assert!(!is_known(&etag, Headers::Parts(&with(header::IF_NONE_MATCH, value))), "{value}");
         }
     }
 
     #[test]
     fn other_paths_are_no_scripts() {
         for path in ["/beacon", "/beacon-.js", "/beacon-00.js", "/beaconx.js", "/beacon.js/", "/beacon.min.js"] {
-            assert!(answer(path, &HeaderMap::new()).is_none(), "{path}");
+            assert!(answer(path, Headers::Head(b"")).is_none(), "{path}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Beacons that come as nearly all do: one request of HTTP/1.1 at a time, mostly in one read.
+//! Requests that come as nearly all do: one of HTTP/1 at a time, mostly in one read.
 //!
 //! The rule kept here: **what is answered here is answered as it would be over hyper, and whatever is out of the ordinary goes
-//! there**, with all that was read: more than one request, another path, a body in chunks. The
-//! connection then stays with hyper. What is here is read by hyper's own parser and
-//! judged and answered by the same code; what is saved is a map of each head, twice, which is most of what a beacon costs.
+//! there**, with all that was read: more than one request, a body in chunks. The
+//! connection then stays with hyper, so that is nothing that browsers, or proxies over whose few connections everybody comes, have a use for. What is here is
+//! read by hyper's own parser and judged and answered by the same code; what is saved is a map of each head, twice, which is most of what a beacon costs.
 //!
 //! A connection holds no memory but its own: what is read is read into a buffer of the worker's, and what came of a request
 //! that is not whole is all that is kept. Thousands that never end theirs take a tenth of what they would over hyper.
@@ -11,7 +11,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -25,15 +24,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::{Answer, Sent};
 use super::connection::LATE_PATIENCE;
-use super::{Caller, Head, Shared, beacon, gate, get, is_read};
+use super::heard::{HEADERS, Headers};
+use super::{Caller, Facts, Head, Shared, is_read, of_head, post};
 use crate::turnstile::Ticket;
 
 /// What is read at a time: most requests whole. A head that fills it is hyper's to refuse.
 pub const READ: usize = 16 * 1024;
-/// Headers of a request, at most: browsers send some 20.
-const HEADERS: usize = 48;
-/// What is answered here.
-const PATHS: [&str; 2] = ["/api/beacon", "/pixel.gif"];
 
 /// Serves a connection of which `bytes` were read, until it has ended, or hyper is to go on with what is given back.
 pub(super) async fn serve(shared: &Shared, stream: &mut TcpStream, bytes: Bytes, caller: &Caller) -> Option<Bytes> {
@@ -164,7 +160,9 @@ async fn answer(shared: &Shared, stream: &mut TcpStream, bytes: &Bytes, caller: 
         Begun::NotYet => return Done::NotYet,
         Begun::Answered(answered) => answered,
         // boxed: few requests have one, and all connections would have room for it
-        Begun::WithBody(request) => Box::pin(with_body(shared, stream, bytes, caller, request, began)).await,
+        Begun::WithBody(request, answer) => {
+            Box::pin(with_body(shared, stream, bytes, caller, request, answer, began)).await
+        }
     };
     answered.finish(shared, stream).await
 }
@@ -195,15 +193,20 @@ async fn with_body(
     stream: &TcpStream,
     bytes: &Bytes,
     caller: &Caller,
-    request: Request<'_>,
+    mut request: Request<'_>,
+    answer: Option<Answer>,
     began: Instant,
 ) -> Answered {
-    let Request { head, body, missing, is_last } = request;
-    let mut body = Rest { begun: bytes.slice_ref(body), missing, stream, shared, waits: None, has_gone: false };
+    let Request { head, body, missing, .. } = &request;
+    let mut body =
+        Rest { begun: bytes.slice_ref(body), missing: *missing, stream, shared, waits: None, has_gone: false };
     let deadline = began + shared.options.body_timeout;
-    let answer = beacon(shared, caller.address, &head, &mut body, deadline).await;
-    let is_last = is_last || !is_read(shared, false, &mut body, deadline).await || !shared.phase.is_serving();
-    send(shared, stream, &answer, &head, is_last, began)
+    let answer = match answer {
+        Some(answer) => answer,
+        None => post::answer(shared, &Facts::of(shared, caller.address, head), &mut body, deadline).await,
+    };
+    request.is_last |= !is_read(shared, false, &mut body, deadline).await || !shared.phase.is_serving();
+    send(shared, stream, &answer, &request, began)
 }
 
 /// A body of which the beginning was read with its head.
@@ -278,8 +281,8 @@ enum Begun<'a> {
     NotYet,
     /// It is answered.
     Answered(Answered),
-    /// Its body is to be looked at.
-    WithBody(Request<'a>),
+    /// Its body is to be read, for the answer if there is none yet.
+    WithBody(Request<'a>, Option<Answer>),
 }
 
 fn begin<'a>(shared: &Shared, stream: &TcpStream, bytes: &'a [u8], caller: &Caller, began: Instant) -> Begun<'a> {
@@ -291,28 +294,27 @@ fn begin<'a>(shared: &Shared, stream: &TcpStream, bytes: &'a [u8], caller: &Call
     };
     // a peer that knows sends nothing more into a connection that ends
     request.is_last |= !shared.phase.is_serving();
-    let Request { head, is_last, .. } = &request;
     caller.membership.speaks(began.into_std());
-    let answer = match gate(shared, caller.address, head) {
-        ControlFlow::Break(answer) => answer,
-        ControlFlow::Continue(_) if head.is_get() => get(shared, caller.address, head),
-        ControlFlow::Continue(_) => return Begun::WithBody(request),
-    };
-    Begun::Answered(send(shared, stream, &answer, head, *is_last, began))
+    match of_head(shared, caller.address, &request.head) {
+        // what is still to come of a body must not be taken for a request
+        Some(answer) if request.missing == 0 => Begun::Answered(send(shared, stream, &answer, &request, began)),
+        answer => Begun::WithBody(request, answer),
+    }
 }
 
 /// Sends an answer, of which something may be left, but seldom is.
-fn send(
-    shared: &Shared,
-    stream: &TcpStream,
-    answer: &Answer,
-    head: &Head<'_>,
-    is_last: bool,
-    began: Instant,
-) -> Answered {
+fn send(shared: &Shared, stream: &TcpStream, answer: &Answer, request: &Request<'_>, began: Instant) -> Answered {
+    let Request { head, is_last, is_old, .. } = request;
     shared.answered(Front::Http1, began.into_std(), answer);
     let mut out = shared.answers.take();
-    let sent_with = Sent { is_head: head.method == Method::HEAD, is_last, date: &shared.date.at(began.into_std()) };
+    // where it is not what the version says by itself
+    let connection = match (is_last, is_old) {
+        (true, false) => Some("close"),
+        (false, true) => Some("keep-alive"),
+        _ => None,
+    };
+    let date = &shared.date.at(began.into_std());
+    let sent_with = Sent { is_head: head.method == Method::HEAD, is_old: *is_old, connection, date };
     answer.write_http1(head.heard.origin, sent_with, &mut out);
     let left = match stream.try_write(&out) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(out),
@@ -325,7 +327,7 @@ fn send(
             Ok(left)
         }
     };
-    Answered { began, left, is_last }
+    Answered { began, left, is_last: *is_last }
 }
 
 /// What some bytes are.
@@ -339,7 +341,7 @@ enum Parsed<'a> {
     Odd,
 }
 
-/// A request for a beacon.
+/// A request.
 struct Request<'a> {
     head: Head<'a>,
     body: &'a [u8],
@@ -347,6 +349,8 @@ struct Request<'a> {
     missing: usize,
     /// The connection ends with it.
     is_last: bool,
+    /// It is one of HTTP/1.0.
+    is_old: bool,
 }
 
 impl<'a> Request<'a> {
@@ -355,7 +359,8 @@ impl<'a> Request<'a> {
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, &mut headers) {
             Ok(httparse::Status::Complete(len)) => {
-                Self::of(&request, &bytes[len..]).map_or(Parsed::Odd, Parsed::Request)
+                let (head, body) = bytes.split_at(len);
+                Self::of(&request, head, body).map_or(Parsed::Odd, Parsed::Request)
             }
             Ok(httparse::Status::Partial) => Parsed::Half,
             Err(_) => Parsed::Odd,
@@ -363,22 +368,26 @@ impl<'a> Request<'a> {
     }
 
     /// None if it is not as it is in most of them.
-    fn of(request: &httparse::Request<'_, 'a>, body: &'a [u8]) -> Option<Self> {
+    fn of(request: &httparse::Request<'_, 'a>, bytes: &'a [u8], body: &'a [u8]) -> Option<Self> {
         let method = match request.method? {
             "GET" => Method::GET,
             "POST" => Method::POST,
             "HEAD" => Method::HEAD,
+            "OPTIONS" => Method::OPTIONS,
             _ => return None,
         };
-        let uri = request.path.filter(|uri| request.version == Some(1) && is_plain(uri))?;
-        let (path, rest) = PATHS.iter().find_map(|path| Some((*path, uri.strip_prefix(path)?)))?;
-        let query = if rest.is_empty() { rest } else { rest.strip_prefix('?')? };
+        let uri = request.path.filter(|uri| uri.starts_with('/') && is_plain(uri))?;
+        let path_len = uri.bytes().position(|byte| byte == b'?').unwrap_or(uri.len());
+        let path = Some(&uri[..path_len]).filter(|path| !path.contains('`'))?;
+        let query = uri.get(path_len + 1..).unwrap_or_default();
+        let is_old = request.version == Some(0);
         let mut framing = Framing::default();
         let headers = request.headers.iter().map(|header| (header.name, header.value));
         let heard = headers.inspect(|(name, value)| framing.hear(name, value)).collect();
         let missing = framing.body_len(&method)?.checked_sub(body.len())?;
-        let head = Head { method, path, query, front: Front::Http1, uri_len: uri.len(), heard };
-        Some(Self { head, body, missing, is_last: framing.is_last })
+        let (front, uri_len, headers) = (Front::Http1, uri.len(), Headers::Head(bytes));
+        let head = Head { method, path, query, front, uri_len, heard, headers };
+        Some(Self { head, body, missing, is_last: framing.is_last(is_old)?, is_old })
     }
 
     fn body_len(&self) -> u64 {
@@ -386,7 +395,9 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What stands in a query as browsers write it, and means the same to every reader of URIs.
+/// What stands in a query as browsers write it, and means the same to every reader of URIs. In a path too, but for backticks.
+// a function of its own, in which the compiler takes many bytes at a time
+#[inline(never)]
 fn is_plain(uri: &str) -> bool {
     let is_odd = |byte: u8| !matches!(byte, 0x21 | 0x24..=0x3B | 0x3D | 0x3F..=0x7E);
     // all of it, since it is faster without a branch for each
@@ -397,7 +408,9 @@ fn is_plain(uri: &str) -> bool {
 #[derive(Default)]
 struct Framing {
     content_length: Option<usize>,
-    is_last: bool,
+    /// The connection is to end, or to go on.
+    says_close: bool,
+    says_keep_alive: bool,
     is_odd: bool,
 }
 
@@ -408,8 +421,10 @@ impl Framing {
             6 => is("expect"),
             7 => is("upgrade") || is("trailer"),
             10 if is("connection") => {
-                self.is_last |= value.eq_ignore_ascii_case(b"close");
-                !self.is_last && !value.eq_ignore_ascii_case(b"keep-alive")
+                let (closes, keeps) = (value.eq_ignore_ascii_case(b"close"), value.eq_ignore_ascii_case(b"keep-alive"));
+                self.says_close |= closes;
+                self.says_keep_alive |= keeps;
+                !closes && !keeps
             }
             14 if is("content-length") => {
                 let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
@@ -425,6 +440,11 @@ impl Framing {
     fn body_len(&self, method: &Method) -> Option<usize> {
         let has_one = self.content_length.is_some() && *method != Method::POST;
         (!self.is_odd && !has_one).then_some(self.content_length.unwrap_or(0))
+    }
+
+    /// Whether the connection ends with the request, which one of HTTP/1.0 does unless it says otherwise (RFC 9112, 9.3). None if it says both.
+    fn is_last(&self, is_old: bool) -> Option<bool> {
+        (!self.says_close || !self.says_keep_alive).then_some(self.says_close || is_old && !self.says_keep_alive)
     }
 }
 
@@ -445,13 +465,13 @@ mod tests {
 
     #[test]
     fn a_browsers_beacons_are_answered_here() {
-        let Request { head, body, missing, is_last } = parse(CHROME.as_bytes()).unwrap();
+        let Request { head, body, missing, is_last, .. } = parse(CHROME.as_bytes()).unwrap();
         assert!(!is_last);
         assert_eq!((head.method, body, missing), (Method::GET, &[][..], 0));
         assert_eq!(head.query, "site=shop.example&event=click&target=https%3A%2F%2Fshop.example");
         assert_eq!(head.heard.user_agent, Some(&b"Mozilla/5.0"[..]));
         let post = b"POST /api/beacon?ack=synced HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\nevent=buy";
-        let Request { head, body, missing, is_last } = parse(post).unwrap();
+        let Request { head, body, missing, is_last, .. } = parse(post).unwrap();
         assert!(!is_last);
         assert_eq!((head.method, head.query, body, missing), (Method::POST, "ack=synced", &b"event=buy"[..], 0));
         assert!(parse(b"HEAD /pixel.gif HTTP/1.1\r\n\r\n").is_some());
@@ -475,16 +495,16 @@ mod tests {
     fn whatever_is_out_of_the_ordinary_is_hypers() {
         assert!(parse(CHROME.repeat(2).as_bytes()).is_none(), "two at once");
         for (from, to) in [
-            ("GET ", "OPTIONS "),
             ("GET ", "DELETE "),
             ("GET ", "get "),
-            ("HTTP/1.1", "HTTP/1.0"),
-            ("/api/beacon", "/beacon.js"),
+            ("/api/beacon", "/api`beacon"),
+            ("/api/beacon", "*"),
             ("/api/beacon", "http://beacons.example/api/beacon"),
             ("/api/beacon", "/api/beacon#"),
             ("click", "cl\"ick"),
             ("click", "cl\u{e9}ck"),
             ("keep-alive", "close, upgrade"),
+            ("keep-alive", "close\r\nConnection: keep-alive"),
             ("keep-alive", "keep-alive, upgrade"),
             ("Accept:", "Upgrade:"),
             ("Accept:", "Expect:"),
@@ -501,7 +521,6 @@ mod tests {
             let post = format!("POST /api/beacon HTTP/1.1\r\nContent-Length: {length}\r\n\r\nevent=buy");
             assert!(parse(post.as_bytes()).is_none(), "{length}");
         }
-        assert!(parse(b"GET /pixel.gifs HTTP/1.1\r\n\r\n").is_none());
         let many = "A: b\r\n".repeat(HEADERS + 1);
         assert!(parse(format!("GET /pixel.gif HTTP/1.1\r\n{many}\r\n").as_bytes()).is_none());
     }

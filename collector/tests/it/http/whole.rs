@@ -5,8 +5,11 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 
 use serde_json::Value;
 
+use super::redirect::Redirecting;
 use super::{Connection, Fixture, post};
+use crate::harness::datagrams::key;
 use crate::harness::{PATIENCE, Reply, inspect, wait_for};
+use tallylight_proto::link::Link;
 
 const ID: &str = "0192b1a2-7000-7000-8000-000000000001";
 const CHROME: &[(&str, &str)] = &[
@@ -24,11 +27,37 @@ fn get(method: &str, target: &str, headers: &[(&str, &str)]) -> Vec<u8> {
     format!("{method} {target} HTTP/1.1\r\nHost: beacons.example\r\n{lines}\r\n").into_bytes()
 }
 
+fn with_body(target: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("POST {target} HTTP/1.1\r\nHost: beacons.example\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+/// It is answered by hyper, and so is all that follows it.
+const OF_HYPER: &str = "GET /nothing HTTP/1.1\r\nHost: beacons.example\r\nUpgrade: none\r\n\r\n";
+
 /// Requests of each kind that is answered at once, and of some that are not.
-fn requests() -> Vec<Vec<u8>> {
+fn requests(link: &str) -> Vec<Vec<u8>> {
     let id = format!("id={ID}");
     let mut requests = Vec::new();
+    let (good, bad) = (format!("/r?{link}&id={ID}"), format!("/r?{link}0"));
     for target in [
+        &good,
+        &bad,
+        "/r",
+        "/beacon.js",
+        "/beacon-0000000000000000.js",
+        "/demo",
+        "/demo/",
+        "/demo/inline.html",
+        "/demo/mail.html",
+        "/demo/nothing",
+        "/",
+        "//",
+        "/caf%C3%A9",
+        "/`",
+        "/a?`",
+        "/{}|^~\\[]",
+        "*",
         "/api/beacon?site=shop.example&event=click&target=https%3A%2F%2Fshop.example%2Fa+b&item=%C3%A9&value=1.25&age=3",
         "/api/beacon",
         "/pixel.gif?site=shop.example&lost=2&colour=red",
@@ -45,6 +74,20 @@ fn requests() -> Vec<Vec<u8>> {
         for method in ["GET", "HEAD", "PUT", "OPTIONS"] {
             requests.push(get(method, target, CHROME));
         }
+        requests.push(with_body(target, b"event=a"));
+        requests.push(get("GET", target, &[CHROME, &[("Origin", "https://shop.example")]].concat()));
+        for connection in [
+            "",
+            "Connection: keep-alive\r\n",
+            "Connection: Close\r\n",
+            "Connection: close\r\nConnection: keep-alive\r\n",
+        ] {
+            requests.push(format!("GET {target} HTTP/1.0\r\n{connection}\r\n").into_bytes());
+        }
+    }
+    for known in ["*", "W/\"x\"", "\"x\", *"] {
+        requests.push(get("GET", "/beacon.js", &[("If-None-Match", known)]));
+        requests.push(get("HEAD", "/beacon.js", &[("If-None-Match", known), ("Accept-Encoding", "gzip")]));
     }
     for more in [
         ("Origin", "https://shop.example"),
@@ -136,6 +179,8 @@ fn ask(addr: SocketAddr, sent: Sent, request: &[u8]) -> Reply {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     let mut reply = Reply::parse(&bytes).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&bytes)));
+    let version = String::from_utf8_lossy(&bytes[..8]).into_owned();
+    reply.headers.push(("version".to_owned(), version));
     reply.headers.retain(|(name, _)| name != "date");
     reply.headers.sort();
     reply
@@ -154,17 +199,21 @@ fn without_names(mut event: Value) -> Value {
 
 #[test]
 fn a_request_that_comes_whole_or_in_pieces_is_answered_as_hyper_would() {
-    let flags = ["--workers=1", "--site=shop.example", "--trusted-proxy=127.0.0.0/8", "--trusted-proxy=10.0.0.0/8"];
-    let of_hyper = b"GET /nothing HTTP/1.1\r\nHost: beacons.example\r\n\r\n";
-    let all = [Sent::After(of_hyper), Sent::Whole, Sent::InPieces].map(|sent| (Fixture::start(&flags), sent));
-    let mut requests = requests();
+    let flags =
+        ["--workers=1", "--site=shop.example", "--trusted-proxy=127.0.0.0/8", "--trusted-proxy=10.0.0.0/8", "--demo"];
+    let (line, key) = key(7, 1);
+    let all = [Sent::After(OF_HYPER.as_bytes()), Sent::Whole, Sent::InPieces]
+        .map(|sent| (Redirecting::start(&line, &flags), sent));
+    let link =
+        Link { site: Some("shop.example".into()), target: Some("https://shop.example/".into()), ..Link::default() };
+    let mut requests = requests(&link.to_query(&key).unwrap());
     // larger than what is read at a time
     requests.push(post("site=shop.example", &[], "event=click&item=a-very-long-name-indeed\n".repeat(1000).as_bytes()));
     let mut taken = 0;
     for request in &requests {
+        let what = String::from_utf8_lossy(request);
         let [hyper, whole, in_pieces] =
             all.each_ref().map(|(fixture, sent)| ask(fixture.collector.http, *sent, request));
-        let what = String::from_utf8_lossy(request);
         assert_eq!(format!("{whole:?}"), format!("{hyper:?}"), "{what}");
         assert_eq!(format!("{in_pieces:?}"), format!("{hyper:?}"), "in pieces: {what}");
         taken += usize::from(whole.status < 300);
@@ -187,4 +236,37 @@ fn a_request_that_comes_whole_or_in_pieces_is_answered_as_hyper_would() {
             assert_eq!(one, other);
         }
     }
+}
+
+#[test]
+fn a_body_that_nobody_looks_into_is_no_request() {
+    let fixture = Fixture::start(&["--max-rate-per-peer=2", "--trusted-proxy=127.0.0.1", "--max-header=8KiB"]);
+    let hidden = "GET /api/beacon?event=hidden HTTP/1.1\r\nHost: x\r\n\r\n";
+    let (len, long) = (hidden.len(), "x".repeat(8 * 1024));
+    let mut clients = 1..;
+    for before in [None, Some(OF_HYPER)] {
+        for (path, long, status) in
+            [("/nothing", "", 404), ("/pixel.gif", "", 405), ("/api/beacon", &*long, 431), ("/nothing", "", 429)]
+        {
+            let stream = TcpStream::connect_timeout(&fixture.collector.http, PATIENCE).unwrap();
+            let mut connection = Connection::of(stream.try_clone().unwrap()).unwrap();
+            let mut next = || format!("X-Forwarded-For: 192.0.2.{}\r\nHost:", clients.next().unwrap());
+            if let Some(before) = before {
+                connection.send(before.replace("Host:", &next()));
+                assert_eq!(connection.reply().status, 404);
+            }
+            let client = next();
+            let head = format!("POST {path} HTTP/1.1\r\n{client} x\r\nX-Long: {long}\r\nContent-Length: {len}\r\n\r\n");
+            wait_for("its answer", || {
+                connection.send(&head);
+                wait_until_read(&stream);
+                connection.send(hidden);
+                let answered = connection.reply().status;
+                connection.send(format!("PUT /api/beacon HTTP/1.1\r\n{} x\r\n\r\n", next()));
+                assert_eq!(connection.reply().status, 405, "{path} {status}");
+                (answered == status).then_some(())
+            });
+        }
+    }
+    fixture.assert_ledger([2, 0, 2]);
 }
