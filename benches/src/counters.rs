@@ -201,7 +201,7 @@ fn serve(mut command: Command, collector: &Path, folder: &Path, ask: Ask, reques
         }
     };
     stream.set_nodelay(true)?;
-    for request in requests::all(ask, false).iter().cycle().take(requests) {
+    for request in requests::all(ask, false, &requests::of_chrome()).iter().cycle().take(requests) {
         stream.write_all(request)?;
         answer(&mut stream)?;
     }

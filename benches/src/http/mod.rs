@@ -20,7 +20,7 @@ use crate::peers::Peers;
 use crate::{machine, process};
 use contender::{Contender, Running};
 use load::{Load, Pace};
-use requests::Ask;
+use requests::{Ask, Headers};
 
 /// Requests before those that are measured.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -45,6 +45,9 @@ pub struct Arguments {
     /// Requests a second of those.
     #[arg(long, default_value_t = 10_000.0)]
     open_rate: f64,
+    /// A header of each request, in place of those that Chrome sends (may be repeated): "name: value".
+    #[arg(long, value_parser = header)]
+    header: Vec<(String, String)>,
     /// Only workloads whose names contain this (may be repeated).
     #[arg(long)]
     only: Vec<String>,
@@ -115,6 +118,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("bench-http-").tempdir_in(&arguments.dir)?;
     let folder = folder.path().canonicalize()?;
     let peers = Peers::find(&arguments.peers)?.context("nginx and h2load (benches/install-peers.sh)")?;
+    let headers = if arguments.header.is_empty() { requests::of_chrome() } else { arguments.header.clone() };
     let mut closed = HashMap::new();
     let mut tables = Vec::new();
     for workload in arguments.workloads(&peers)? {
@@ -130,7 +134,7 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
         let window = Duration::try_from_secs_f64(arguments.seconds)?;
         let runs = alternate(rounds, workload.contenders.len(), |round, n| {
             let contender = &workload.contenders[n];
-            let measured = measure(contender, shape, window, &folder, &peers);
+            let measured = measure(contender, shape, &headers, window, &folder, &peers);
             let measured = measured.with_context(|| contender.name.clone())?;
             let (rate, cost) = (measured.rate(), measured.cost());
             eprintln!("{}: {} of {rounds}: {}: {rate:.0}/s, {cost:.2} us", workload.name, round + 1, contender.name);
@@ -148,6 +152,12 @@ pub fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
             .with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// A header, as it stands in a request.
+fn header(text: &str) -> Result<(String, String)> {
+    let (name, value) = text.split_once(':').context("name: value")?;
+    Ok((name.into(), value.trim().into()))
 }
 
 /// Half of what the slowest of them did in a closed loop, over as many connections.
@@ -211,17 +221,28 @@ impl Arguments {
     }
 }
 
-fn measure(contender: &Contender, shape: Shape, window: Duration, folder: &Path, peers: &Peers) -> Result<Measured> {
+fn measure(
+    contender: &Contender,
+    shape: Shape,
+    headers: &Headers,
+    window: Duration,
+    folder: &Path,
+    peers: &Peers,
+) -> Result<Measured> {
+    let http1 = |running: &Running, connections, is_anew, pace| {
+        let requests = requests::all(contender.ask, is_anew, headers);
+        http1(running, &requests, connections, is_anew, pace, window)
+    };
     let folder = tempfile::tempdir_in(folder)?;
     let running = contender.start(folder.path())?;
     let measured = match shape {
-        Shape::Http2 { connections, streams } => http2(&running, connections, streams, window, peers),
-        Shape::Closed { connections } => http1(&running, contender.ask, connections, false, Pace::Closed, window),
-        Shape::Anew { connections } => http1(&running, contender.ask, connections, true, Pace::Closed, window),
+        Shape::Http2 { connections, streams } => http2(&running, headers, connections, streams, window, peers),
+        Shape::Closed { connections } => http1(&running, connections, false, Pace::Closed),
+        Shape::Anew { connections } => http1(&running, connections, true, Pace::Closed),
         Shape::Open { rate } => {
             let rate = rate.context("it was to be half of what they can")?;
             let connections = contender.connections.unwrap_or(OPEN_CONNECTIONS);
-            http1(&running, contender.ask, connections, false, Pace::Open(rate), window)
+            http1(&running, connections, false, Pace::Open(rate))
         }
     }?;
     running.process.stop()?;
@@ -230,14 +251,13 @@ fn measure(contender: &Contender, shape: Shape, window: Duration, folder: &Path,
 
 fn http1(
     running: &Running,
-    ask: Ask,
+    requests: &[Vec<u8>],
     connections: usize,
     is_anew: bool,
     pace: Pace,
     window: Duration,
 ) -> Result<Measured> {
-    let requests = requests::all(ask, is_anew);
-    let mut load = Load::new(running.http1, &requests, connections, is_anew)?;
+    let mut load = Load::new(running.http1, requests, connections, is_anew)?;
     // each connection is made, and has had a request
     let all = match pace {
         Pace::Open(rate) => Duration::from_secs_f64(connections as f64 / rate),
@@ -257,11 +277,18 @@ fn http1(
 }
 
 /// The same by h2load, which does it well.
-fn http2(running: &Running, connections: usize, streams: usize, window: Duration, peers: &Peers) -> Result<Measured> {
+fn http2(
+    running: &Running,
+    headers: &Headers,
+    connections: usize,
+    streams: usize,
+    window: Duration,
+    peers: &Peers,
+) -> Result<Measured> {
     let mut command: Command = peers.command("h2load");
     command.args(["-c", &connections.to_string(), "-m", &streams.to_string(), "-t", "1", "-p", "h2c"]);
     command.args(["-D", &window.as_secs().max(1).to_string()]);
-    for (name, value) in requests::HEADERS {
+    for (name, value) in headers {
         command.args(["-H", &format!("{name}: {value}")]);
     }
     let mut beacons = crate::beacons::Beacons::new(3);

@@ -29,15 +29,23 @@ pub enum Ask {
 /// Of so many pixels and scripts one is a script.
 const SCRIPT_OF: usize = 16;
 
-/// Some requests of about 840 bytes, with 13 headers.
-pub fn all(ask: Ask, is_anew: bool) -> Vec<Vec<u8>> {
+/// Names and values, but for those of the connection.
+pub type Headers = Vec<(String, String)>;
+
+/// Those that Chrome sends.
+pub fn of_chrome() -> Headers {
+    CHROME.map(|(name, value)| (name.into(), value.into())).into()
+}
+
+/// Some requests: with Chrome's headers, of which there are 13 then, about 840 bytes.
+pub fn all(ask: Ask, is_anew: bool, headers: &Headers) -> Vec<Vec<u8>> {
     let mut beacons = Beacons::new(3);
     let ask = |n: usize| match ask {
         Ask::GetOrScript if n.is_multiple_of(SCRIPT_OF) => Ask::Script,
         Ask::GetOrScript => Ask::Get,
         other => other,
     };
-    (0..VARIANTS).map(|n| one(ask(n), is_anew, &mut beacons)).collect()
+    (0..VARIANTS).map(|n| one(ask(n), is_anew, headers, &mut beacons)).collect()
 }
 
 /// A query of a click.
@@ -51,8 +59,7 @@ pub fn query(beacons: &mut Beacons) -> String {
     query
 }
 
-/// The headers that Chrome sends, but for those of the connection.
-pub const HEADERS: [(&str, &str); 11] = [
+const CHROME: [(&str, &str); 11] = [
     ("sec-ch-ua-platform", "\"Windows\""),
     (
         "user-agent",
@@ -69,7 +76,7 @@ pub const HEADERS: [(&str, &str); 11] = [
     ("accept-language", "en-GB,en;q=0.9"),
 ];
 
-fn one(ask: Ask, is_anew: bool, beacons: &mut Beacons) -> Vec<u8> {
+fn one(ask: Ask, is_anew: bool, headers: &Headers, beacons: &mut Beacons) -> Vec<u8> {
     let (line, body) = match ask {
         Ask::Script => ("GET /beacon.js".into(), String::new()),
         Ask::Get | Ask::GetOrScript => (format!("GET /api/beacon?{}", query(beacons)), String::new()),
@@ -83,7 +90,7 @@ fn one(ask: Ask, is_anew: bool, beacons: &mut Beacons) -> Vec<u8> {
     if !body.is_empty() {
         let _ = write!(request, "Content-Length: {}\r\nContent-Type: text/plain;charset=UTF-8\r\n", body.len());
     }
-    for (name, value) in HEADERS {
+    for (name, value) in headers {
         let _ = write!(request, "{name}: {value}\r\n");
     }
     let _ = write!(request, "\r\n{body}");
