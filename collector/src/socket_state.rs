@@ -2,7 +2,10 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The place of the dropped datagrams among the numbers of `SO_MEMINFO` (`SK_MEMINFO_DROPS`), which are so many.
 const DROPS: usize = 8;
@@ -58,6 +61,15 @@ pub fn take_no_notes(socket: &impl AsFd) {
         // SAFETY: `off` lives until the call returns, and has `len` bytes. The descriptor is open, since it is borrowed.
         unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const off).cast(), len) };
     }
+}
+
+/// Has the event loop tell when there is something to read.
+///
+/// # Errors
+/// If the system does not watch it, or is out of memory.
+pub fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor is open, and is the same, until its owner is dropped, which only the result does.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 #[cfg(test)]

@@ -5,16 +5,17 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::net::SocketFlags;
 use tallylight_proto::keys::Keys;
-use tokio::net::TcpStream;
+use tokio::io::Interest;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{spawn_local, yield_now};
@@ -28,7 +29,7 @@ use crate::listen::{UdpSocket, is_shortage};
 use crate::log::{Appender, Status};
 use crate::phase::{Phase, Watch};
 use crate::sites::Sites;
-use crate::socket_state::waiting_connections;
+use crate::socket_state::{waiting_connections, watched};
 use crate::stats::WorkerStats;
 use crate::udp::{Admission, Receiver, UdpFront};
 use crate::watched::Watched;
@@ -125,7 +126,6 @@ impl Worker {
             }
             let crowd = Rc::<Crowd>::default();
             for listener in self.listeners {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("a bound socket can be watched");
                 let acceptor = Acceptor {
                     shared: Rc::clone(&shared),
                     slots: Arc::clone(&self.slots),
@@ -209,21 +209,24 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(self, listener: tokio::net::TcpListener) {
+    async fn run(self, listener: TcpListener) {
+        let listener = watched(listener.into()).expect("a bound socket can be watched");
         let phase = self.shared.phase.clone();
         let (mut looks, mut most, mut of_this_look) = (0_u32, 1, 0);
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = phase.ends_taking_from(self.are_shared) => break,
-                accepted = listener.accept() => accepted,
+                accepted = listener.async_io(Interest::READABLE, accept) => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     if let Some(admitted) = self.shared.admit(&stream, peer.ip()) {
                         // accepted first, so that no worker keeps a slot for a connection that another one will get
                         let slot = self.slot().await;
-                        self.serve(stream, peer, admitted, slot);
+                        if let Err(error) = self.serve(stream, peer, admitted, slot) {
+                            self.failed(&error).await;
+                        }
                     }
                     of_this_look += 1;
                     if of_this_look >= most {
@@ -240,7 +243,7 @@ impl Acceptor {
             }
         }
         if !self.are_shared {
-            self.accept_rest(listener);
+            self.accept_rest(&listener.into_inner());
         }
         self.shared.accepting.set(self.shared.accepting.get() - 1);
         self.shared.ended.notify_one();
@@ -261,35 +264,45 @@ impl Acceptor {
     }
 
     /// Takes what waits in the socket's queue: closing the socket would reset it.
-    fn accept_rest(&self, listener: tokio::net::TcpListener) {
-        let Ok(listener) = listener.into_std() else { return };
-        while let Ok((stream, peer)) = listener.accept() {
+    fn accept_rest(&self, listener: &OwnedFd) {
+        while let Ok((stream, peer)) = accept(listener) {
             let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
-            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            if let Ok(stream) = stream
-                && let Some(admitted) = self.shared.admit(&stream, peer.ip())
-            {
-                self.serve(stream, peer, admitted, slot);
+            if let Some(admitted) = self.shared.admit(&stream, peer.ip()) {
+                // without descriptors it is closed
+                let _ = self.serve(stream, peer, admitted, slot);
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, peer: SocketAddr, admitted: Admitted, slot: OwnedSemaphorePermit) {
+    /// Serves a connection: at once, where it has one request and ends with that, else in a task of its own.
+    fn serve(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        admitted: Admitted,
+        slot: OwnedSemaphorePermit,
+    ) -> io::Result<()> {
         self.shared.stats.opened.add(1);
         // where connections come without a pause, the thread does not park
         self.shared.door.flush_if_due();
         let is_early = self.shared.phase.is_serving();
         self.shared.early.set(self.shared.early.get() + usize::from(is_early));
         let open = Open { shared: Rc::clone(&self.shared), is_early, _admitted: admitted, _slot: slot };
+        let opening = http::Opening::of(&self.shared, &stream, peer);
+        if opening.is_all() {
+            return Ok(());
+        }
+        let stream = tokio::net::TcpStream::from_std(stream)?;
         let membership = Rc::new(self.crowd.join());
         spawn_local(async move {
-            let serving = http::serve(Rc::clone(&open.shared), stream, peer, Rc::clone(&membership));
+            let serving = http::serve(Rc::clone(&open.shared), stream, peer, opening, Rc::clone(&membership));
             // pinned here: given away, it would have its place twice in what is kept of each connection
             if !membership.serve(pin!(serving)).await {
                 open.shared.stats.evicted.add(1);
             }
             drop(open);
         });
+        Ok(())
     }
 
     async fn failed(&self, error: &io::Error) {
@@ -299,6 +312,14 @@ impl Acceptor {
             sleep(ACCEPT_PAUSE).await;
         }
     }
+}
+
+/// Accepts a connection, which is not watched yet: it may be over before it needs to be.
+fn accept(listener: &OwnedFd) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (stream, peer) = rustix::net::acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((stream.into(), peer))
 }
 
 /// How many connections a socket gives between two looks now.
@@ -362,7 +383,7 @@ mod tests {
                 crowd: Rc::default(),
                 are_shared: false,
             };
-            spawn_local(acceptor.run(tokio::net::TcpListener::from_std(listener).unwrap()));
+            spawn_local(acceptor.run(listener));
             let turnstile = Rc::clone(&shared.turnstile);
             spawn_local(async move { turnstile.run().await });
             let mut seen = vec![0];

@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -31,7 +32,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::proxy_header::{self, HeaderRefusal, Said};
 use super::replay::{AtOnce, Replay, Turn, WHOLE_TURN};
-use super::{Caller, Shared, answer, whole};
+use super::whole::{self, Answered};
+use super::{Caller, Shared, answer};
 use crate::limits::{Admitted, Membership};
 
 /// How an HTTP/2 connection begins (RFC 9113, 3.4). No request line of HTTP/1 begins with these three.
@@ -51,19 +53,60 @@ pub(super) const LATE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long an idle HTTP/2 connection may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// What a connection begins with, as far as that is there when it is accepted: with all that most connections are opened for.
+pub enum Opening {
+    /// So much was read, which may be nothing.
+    Read(BytesMut),
+    /// One request, that ends the connection.
+    Request(Answered),
+}
+
+impl Opening {
+    /// Reads it, and answers a request that is all.
+    pub fn of(shared: &Shared, stream: &impl AsFd, peer: SocketAddr) -> Self {
+        let mut buffer = shared.buffer.borrow_mut();
+        // not in the way of sockets that are watched, which is to ask whether there is something, and to look at all of them
+        let read = rustix::net::recv(stream, &mut buffer[..], RecvFlags::DONTWAIT);
+        // what has failed will do so again where it is waited for
+        let bytes = read.map_or(&[][..], |(_, len)| &buffer[..len]);
+        let is_the_peers = !shared.options.proxy_protocol;
+        match is_the_peers.then(|| whole::only(shared, stream, peer.ip(), bytes)).flatten() {
+            Some(answered) => Self::Request(answered),
+            None => Self::Read(bytes.into()),
+        }
+    }
+
+    /// Whether nothing is left to be done for the connection.
+    pub fn is_all(&self) -> bool {
+        matches!(self, Self::Request(answered) if answered.is_sent())
+    }
+}
+
 /// Serves a connection until it ends, or the collector does.
-pub async fn serve(shared: Rc<Shared>, stream: TcpStream, peer: SocketAddr, membership: Rc<Membership>) {
-    // what the peer did wrong is the peer's to know, and what it sent is counted where it was understood
-    let _ = try_serve(shared, stream, peer, membership).await;
+pub async fn serve(
+    shared: Rc<Shared>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    opening: Opening,
+    membership: Rc<Membership>,
+) {
+    match opening {
+        Opening::Request(answered) => {
+            answered.finish(&shared, &mut stream).await;
+        }
+        // what the peer did wrong is the peer's to know, and what it sent is counted where it was understood
+        Opening::Read(seen) => drop(try_serve(shared, stream, peer, seen, membership).await),
+    }
 }
 
 async fn try_serve(
     shared: Rc<Shared>,
     mut stream: TcpStream,
     peer: SocketAddr,
+    seen: BytesMut,
     membership: Rc<Membership>,
 ) -> Result<(), hyper::Error> {
-    let mut beginning = Beginning::new(&shared, &stream);
+    let mut beginning = Beginning::new(&shared, &stream, seen);
     let client = if shared.options.proxy_protocol {
         // boxed: most collectors have no such proxy, and all connections would have room for it
         Box::pin(beginning.read_header(peer.ip())).await
@@ -118,10 +161,10 @@ struct Beginning<'a> {
 }
 
 impl<'a> Beginning<'a> {
-    fn new(shared: &'a Shared, stream: &'a TcpStream) -> Self {
+    fn new(shared: &'a Shared, stream: &'a TcpStream, seen: BytesMut) -> Self {
         let is_late = !shared.phase.is_serving();
         let patience = if is_late { LATE_PATIENCE } else { shared.options.idle_timeout };
-        Self { shared, stream, seen: BytesMut::new(), deadline: Instant::now() + patience, is_late }
+        Self { shared, stream, seen, deadline: Instant::now() + patience, is_late }
     }
 
     /// Reads the header in which a proxy says for whom it speaks: that one's address, and that it may have this connection.
@@ -149,19 +192,15 @@ impl<'a> Beginning<'a> {
     /// Reads until something can be made of it. None: the peer has gone, or has said too little for too long.
     async fn read<T>(&mut self, mut made: impl FnMut(&mut BytesMut) -> Option<T>) -> io::Result<Option<T>> {
         let Self { shared, stream, .. } = *self;
-        // what most connections are opened for is there already, and need not be waited for
-        let mut is_first = true;
         loop {
             if let Some(made) = made(&mut self.seen) {
                 return Ok(Some(made));
             }
             let read = {
                 let mut buffer = shared.buffer.borrow_mut();
-                let read = if is_first { read_at_once(stream, &mut buffer) } else { stream.try_read(&mut buffer) };
                 // no memory for those who say nothing
-                read.inspect(|len| self.seen.extend_from_slice(&buffer[..*len]))
+                stream.try_read(&mut buffer).inspect(|len| self.seen.extend_from_slice(&buffer[..*len]))
             };
-            is_first = false;
             match read {
                 Ok(0) => return Ok(None),
                 Ok(_) => continue,
@@ -182,12 +221,6 @@ impl<'a> Beginning<'a> {
             }
         }
     }
-}
-
-/// Reads without asking whether there is something to read, which takes a look at all sockets.
-fn read_at_once(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let (read, _) = rustix::net::recv(stream, buffer, RecvFlags::DONTWAIT)?;
-    Ok(read)
 }
 
 type Io = TokioIo<Replay<TcpStream>>;
@@ -405,7 +438,66 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 
 #[cfg(test)]
 mod tests {
+    use super::super::Options;
     use super::*;
+    use crate::door::Door;
+    use crate::ids::IdMaker;
+    use crate::limits::RateLimit;
+    use crate::log::Appender;
+    use crate::phase::{Phase, Watch};
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use tokio::sync::watch;
+
+    #[test]
+    fn a_request_that_a_connection_is_opened_for_is_answered_when_it_is_accepted() {
+        let (appender, _batches) = Appender::to_nobody(1);
+        let (_sites, sites) = watch::channel(Arc::default());
+        let (_phase, phase) = watch::channel(Phase::Serving);
+        let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
+        let options = Options { max_header: 8192, ..Options::for_tests() };
+        let mut shared = Shared::new(options, door, Arc::default(), Watch::new(phase), 1);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let opened = |shared: &Shared, sent: &str| {
+            let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client.write_all(sent.as_bytes()).unwrap();
+            let (stream, peer) = listener.accept().unwrap();
+            let opening = Opening::of(shared, &stream, peer);
+            drop(stream);
+            let mut answer = Vec::new();
+            // what was not read ends in a reset
+            let _ = client.read_to_end(&mut answer);
+            (opening.is_all(), opening, String::from_utf8_lossy(&answer).into_owned())
+        };
+        let head = |line: &str, connection: &str| format!("{line}\r\nHost: b\r\n{connection}\r\n");
+        for (line, status) in [
+            ("GET /api/beacon?event=click HTTP/1.1", "200 OK"),
+            ("HEAD /pixel.gif HTTP/1.1", "200 OK"),
+            ("OPTIONS /api/beacon HTTP/1.1", "204 No Content"),
+            ("GET /nothing HTTP/1.1", "404 Not Found"),
+        ] {
+            let (is_all, _, answer) = opened(&shared, &head(line, "Connection: close\r\n"));
+            assert!(is_all && answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{line}: {answer}");
+        }
+        let old = head("GET /pixel.gif HTTP/1.0", "");
+        assert!(opened(&shared, &old).0);
+
+        let post = head("POST /api/beacon HTTP/1.1", "Connection: close\r\nContent-Length: 7\r\n") + "event=a";
+        let goes_on = head("GET /pixel.gif HTTP/1.1", "");
+        for sent in ["", "PRI", &old[..old.len() - 1], &old.repeat(2), &goes_on, &post] {
+            let (is_all, opening, answer) = opened(&shared, sent);
+            let read = matches!(opening, Opening::Read(read) if read == sent);
+            assert!(!is_all && read && answer.is_empty(), "{sent}");
+        }
+        // nothing is taken for what is not answered
+        shared.rate_limit = Some(Arc::new(RateLimit::new(1)));
+        assert!(!opened(&shared, &head("POST /api/beacon HTTP/1.1", "Connection: close\r\n")).0);
+        assert!(opened(&shared, &old).2.contains("200 OK"));
+        // whoever the header says it is for
+        shared.options.proxy_protocol = true;
+        assert!(!opened(&shared, &old).0);
+    }
 
     #[test]
     fn the_time_in_which_a_peer_takes_no_answers_is_its_own() {

@@ -32,6 +32,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,6 @@ use socket2::SockRef;
 use tallylight_proto::beacon::Context;
 use tallylight_proto::keys::Keys;
 use tallylight_proto::{Front, Refusal, Shed};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -58,7 +58,7 @@ use crate::turnstile::Turnstile;
 use crate::watched::Watched;
 use tallylight_host::clock;
 
-pub use connection::serve;
+pub use connection::{Opening, serve};
 pub use heard::Heard;
 pub use peer::Peers;
 pub use proxy_header::HeaderRefusal;
@@ -174,7 +174,7 @@ impl Shared {
     }
 
     /// Whether this connection is one to be served, as far as its peer's address says.
-    pub fn admit(&self, stream: &TcpStream, peer: IpAddr) -> Option<Admitted> {
+    pub fn admit(&self, stream: &impl AsFd, peer: IpAddr) -> Option<Admitted> {
         if !self.options.proxy_protocol {
             return self.admit_client(stream, peer);
         }
@@ -188,7 +188,7 @@ impl Shared {
 
     /// Whether a client may have another connection. If not, this one is reset: a word of why would have to wait until all
     /// that was sent is read, or it would be lost, and so would cost what the limit is to save.
-    fn admit_client(&self, stream: &TcpStream, client: IpAddr) -> Option<Admitted> {
+    fn admit_client(&self, stream: &impl AsFd, client: IpAddr) -> Option<Admitted> {
         let Some(limit) = &self.peer_limit else { return Some(Admitted::default()) };
         let admitted = limit.admit(client);
         if admitted.is_none() {

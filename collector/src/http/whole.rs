@@ -11,12 +11,16 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use hyper::body::{Body, Frame, SizeHint};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use tallylight_proto::Front;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -98,6 +102,18 @@ pub(super) async fn serve(shared: &Shared, stream: &mut TcpStream, bytes: Bytes,
     }
 }
 
+/// Answers a request that a connection was opened for and ends with, if these bytes are one, and it has no body.
+pub(super) fn only(shared: &Shared, stream: &impl AsFd, peer: IpAddr, bytes: &[u8]) -> Option<Answered> {
+    let began = Instant::now();
+    let Parsed::Request(request) = Request::parse(bytes) else { return None };
+    // a POST takes its token where its body is read
+    if !request.is_last || request.body_len() > 0 || request.head.method == Method::POST {
+        return None;
+    }
+    let answer = of_head(shared, peer, &request.head)?;
+    Some(send(shared, stream, &answer, &request, began))
+}
+
 /// What a connection's next read has given.
 enum Came {
     /// The end, or nothing in time.
@@ -142,7 +158,7 @@ fn joined(half: Bytes, more: Bytes) -> Bytes {
 }
 
 /// What became of a request.
-enum Done {
+pub(super) enum Done {
     /// It is hyper's.
     Elsewhere,
     /// There is too little of it.
@@ -168,7 +184,7 @@ async fn answer(shared: &Shared, stream: &mut TcpStream, bytes: &Bytes, caller: 
 }
 
 /// A request that is answered.
-struct Answered {
+pub struct Answered {
     began: Instant,
     /// What of the answer the peer has yet to make room for.
     left: io::Result<Vec<u8>>,
@@ -177,7 +193,13 @@ struct Answered {
 }
 
 impl Answered {
-    async fn finish(self, shared: &Shared, stream: &mut TcpStream) -> Done {
+    /// Whether there is nothing more to be sent.
+    pub(super) fn is_sent(&self) -> bool {
+        self.left.as_ref().map_or(true, Vec::is_empty)
+    }
+
+    /// Sends what is left.
+    pub(super) async fn finish(self, shared: &Shared, stream: &mut TcpStream) -> Done {
         let is_taken = match self.left {
             Ok(left) if left.is_empty() => true,
             Ok(left) => matches!(timeout(shared.options.idle_timeout, stream.write_all(&left)).await, Ok(Ok(()))),
@@ -303,7 +325,7 @@ fn begin<'a>(shared: &Shared, stream: &TcpStream, bytes: &'a [u8], caller: &Call
 }
 
 /// Sends an answer, of which something may be left, but seldom is.
-fn send(shared: &Shared, stream: &TcpStream, answer: &Answer, request: &Request<'_>, began: Instant) -> Answered {
+fn send(shared: &Shared, stream: &impl AsFd, answer: &Answer, request: &Request<'_>, began: Instant) -> Answered {
     let Request { head, is_last, is_old, .. } = request;
     shared.answered(Front::Http1, began.into_std(), answer);
     let mut out = shared.answers.take();
@@ -316,9 +338,9 @@ fn send(shared: &Shared, stream: &TcpStream, answer: &Answer, request: &Request<
     let date = &shared.date.at(began.into_std());
     let sent_with = Sent { is_head: head.method == Method::HEAD, is_old: *is_old, connection, date };
     answer.write_http1(head.heard.origin, sent_with, &mut out);
-    let left = match stream.try_write(&out) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(out),
-        Err(error) => Err(error),
+    let left = match rustix::net::send(stream, &out, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Err(Errno::AGAIN) => Ok(out),
+        Err(error) => Err(error.into()),
         Ok(sent) => {
             out.drain(..sent);
             // its memory is for the next one

@@ -8,10 +8,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use crate::socket_state::watched;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
@@ -98,12 +98,6 @@ impl By {
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &each)?;
         Ok(Self::Clock(watched(timer)?))
     }
-}
-
-/// Has the event loop tell when there is something to read.
-fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an owned descriptor is open, and is the same, until its owner is dropped, which only the result does.
-    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 /// How much comes.
