@@ -276,15 +276,18 @@ impl Door {
         if batch.is_empty() {
             return;
         }
+        // nobody asks the clock for each event: a batch is sent soon after it was opened
+        let mut now = batch.opened();
         let full = std::mem::replace(&mut *batch, self.appender.batch());
         let sent = self.appender.try_send(full);
         self.is_blocked.set(sent.is_err());
         if let Err(mut full) = sent {
             full.give_up(Shed::Queue);
             *batch = full;
+            now = None;
         }
         drop(batch);
-        self.appender.make_way();
+        self.appender.make_way(now.unwrap_or_else(clock::instant));
     }
 
     /// Whether anything waits to be sent.

@@ -23,10 +23,11 @@ mod supply;
 mod syncer;
 mod writer;
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{JoinHandle, yield_now};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tallylight_proto::layout;
@@ -44,8 +45,10 @@ use supply::Supply;
 /// How many batches may wait for the writer. With the batches of a busy front (some 64 KiB) that is 64 MiB and
 /// about a tenth of a second of appending.
 pub const QUEUE_LEN: usize = 1024;
-/// So many batches wait if the writer, which comes once a millisecond, is late: a busy thread sends one in a quarter of that.
-const LATE: usize = 6;
+/// Batches wait for so long where the writer, which comes once a millisecond, is late.
+const LATE: Duration = Duration::from_micros(1_500);
+/// And this long for it when a thread has made way already.
+const STILL_LATE: Duration = Duration::from_micros(250);
 /// How many emptied batches wait to be used again.
 const RECYCLED_LEN: usize = 64;
 
@@ -97,6 +100,8 @@ pub struct Appender {
     queue: Sender<Batch>,
     recycled: Receiver<Batch>,
     status: Arc<Status>,
+    /// From when on the writer is late, if it has not taken everything by then.
+    late_at: Cell<Option<Instant>>,
 }
 
 /// What the log is made of; each has a thread of its own.
@@ -127,7 +132,7 @@ impl Parts {
         let syncer = syncer::Syncer::new(folder.clone(), options.sync_interval, Arc::clone(&status), tasks);
         let channels = writer::Channels { sync_tasks, recycle };
         let writer = writer::Writer::new(folder, &recovered, Arc::clone(&supply), channels, Arc::clone(&status));
-        let appender = Appender { queue, recycled, status };
+        let appender = Appender { queue, recycled, status, late_at: Cell::default() };
         Ok(Self { writer, syncer, supply, appender, batches, recovered })
     }
 }
@@ -211,15 +216,26 @@ impl Appender {
     pub(crate) fn to_nobody(room: usize) -> (Self, Receiver<Batch>) {
         let (queue, batches) = bounded(room);
         let status = Arc::new(Status::new(&Recovered::default()));
-        (Self { queue, recycled: bounded(0).1, status }, batches)
+        (Self { queue, recycled: bounded(0).1, status, late_at: Cell::default() }, batches)
     }
 
-    /// Makes way for the writer where it is late. It may be waiting for this very processor: where a clock tick interrupts its turn, Linux
-    /// lets a thread that is never idle go on until the next tick, 4 ms later. Without anybody who waits this costs a system call.
-    pub fn make_way(&self) {
-        if self.queue.len() >= LATE {
+    /// To be called when a batch was sent: makes way for the writer where it is late. It may be waiting for this very processor: where a clock
+    /// tick interrupts its turn, Linux lets a thread that is never idle go on until the next tick, 4 ms later. That is a system
+    /// call, and a thread that sends each event by itself would make one for each, did it go by how many wait.
+    pub fn make_way(&self, now: Instant) {
+        if self.is_writer_late(now) {
             yield_now();
         }
+    }
+
+    fn is_writer_late(&self, now: Instant) -> bool {
+        // it has taken all that came before
+        let is_first = self.queue.len() <= 1;
+        let is_late = !is_first && self.late_at.get().is_some_and(|late_at| now >= late_at);
+        if is_first || is_late {
+            self.late_at.set(Some(now + if is_first { LATE } else { STILL_LATE }));
+        }
+        is_late
     }
 
     /// Whether the channel is nearly full: who can wait, better does.
@@ -240,4 +256,33 @@ fn spawn(
 ) -> Result<JoinHandle<()>, LogError> {
     let run = move || body().unwrap_or_else(|error| fail(error));
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(|source| LogError::Thread { name, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tallylight_host::clock;
+
+    #[test]
+    fn a_thread_makes_way_where_its_batches_wait_for_long_and_not_where_they_are_many() {
+        let (appender, batches) = Appender::to_nobody(QUEUE_LEN);
+        let begun = clock::instant();
+        // the time at which it makes way while the writer comes once in so long: a batch each 20 µs for 6 ms
+        let made_way = |turn: u64| -> Vec<u64> {
+            let micros = (0..6_000).step_by(20);
+            micros
+                .filter(|micros| {
+                    if micros % turn == 0 {
+                        while batches.try_recv().is_ok() {}
+                    }
+                    assert!(appender.try_send(Batch::default()).is_ok());
+                    appender.is_writer_late(begun + Duration::from_micros(*micros))
+                })
+                .collect()
+        };
+        assert!(made_way(1_000).is_empty());
+        // 1.5 ms after it should have come, and then each time that a batch would be old
+        let late: Vec<u64> = [0, 3_000].into_iter().flat_map(|at| (0..6).map(move |n| at + 1_500 + n * 260)).collect();
+        assert_eq!(made_way(3_000), late);
+    }
 }
