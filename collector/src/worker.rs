@@ -38,8 +38,8 @@ use crate::watched::Watched;
 /// numbers, 61 and 31, are for tasks that take some microseconds; here one may be a body of 32 events or a piece of one, and all
 /// who wait for theirs wait for as many of those.
 const TASKS_A_LOOK: u32 = 8;
-/// Connections that one socket gives between two looks at all where many wait: each costs some 15 µs until it has its place in
-/// the line. Where fewer do it gives one: whoever is accepted later has asked by then, and need not be waited for.
+/// Connections that one socket gives between two looks at all where many wait: each costs some 15 µs until it is answered, or has its
+/// place in the line. Where fewer do it gives one: whoever is accepted later has asked by then, and need not be waited for.
 const ACCEPTS_A_LOOK: u32 = 4;
 /// So many are many: they wait some milliseconds.
 const MANY_WAITING: u32 = 128;
@@ -243,7 +243,7 @@ impl Acceptor {
             }
         }
         if !self.are_shared {
-            self.accept_rest(&listener.into_inner());
+            self.accept_rest(listener.into_inner());
         }
         self.shared.accepting.set(self.shared.accepting.get() - 1);
         self.shared.ended.notify_one();
@@ -263,10 +263,16 @@ impl Acceptor {
         }
     }
 
-    /// Takes what waits in the socket's queue: closing the socket would reset it.
-    fn accept_rest(&self, listener: &OwnedFd) {
-        while let Ok((stream, peer)) = accept(listener) {
-            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
+    /// Takes what waits in the socket's queue: closing the socket would reset it. Nobody is answered before that is closed, or those who
+    /// come again for each request would come for ever.
+    fn accept_rest(&self, listener: OwnedFd) {
+        let mut rest = Vec::new();
+        while let Ok((stream, peer)) = accept(&listener) {
+            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { break };
+            rest.push((stream, peer, slot));
+        }
+        drop(listener);
+        for (stream, peer, slot) in rest {
             if let Some(admitted) = self.shared.admit(&stream, peer.ip()) {
                 // without descriptors it is closed
                 let _ = self.serve(stream, peer, admitted, slot);
@@ -350,13 +356,12 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    /// Has a worker accept so many connections that have all come already, each with a beginning, and look at the sockets until
-    /// `count` says that it has done with all. What it counted after each look.
-    fn seen_after_looks(
+    /// Has somebody accept on a socket to which so many connections have come already, each with a beginning.
+    fn with_waiting<T>(
         waiting: u32,
         beginning: &[u8],
-        count: impl Fn(&Shared, &[std::net::TcpStream]) -> u64,
-    ) -> Vec<u64> {
+        work: impl AsyncFnOnce(Acceptor, TcpListener, &[TcpStream]) -> T,
+    ) -> T {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
             let (appender, _batches) = Appender::to_nobody(1);
@@ -370,26 +375,29 @@ mod tests {
             let addr = listener.local_addr().unwrap();
             let streams: Vec<_> = (0..waiting)
                 .map(|_| {
-                    let mut stream = std::net::TcpStream::connect(addr).unwrap();
+                    let mut stream = TcpStream::connect(addr).unwrap();
                     stream.write_all(beginning).unwrap();
                     stream.set_nonblocking(true).unwrap();
                     stream
                 })
                 .collect();
             listener.set_nonblocking(true).unwrap();
-            let acceptor = Acceptor {
-                shared: Rc::clone(&shared),
-                slots: Arc::new(Semaphore::new(1000)),
-                crowd: Rc::default(),
-                are_shared: false,
-            };
+            let slots = Arc::new(Semaphore::new(1000));
+            work(Acceptor { shared, slots, crowd: Rc::default(), are_shared: false }, listener, &streams).await
+        })
+    }
+
+    /// The same, and looks at the sockets until `count` says that it has done with all. What it counted after each look.
+    fn seen_after_looks(waiting: u32, beginning: &[u8], count: impl Fn(&Shared, &[TcpStream]) -> u64) -> Vec<u64> {
+        with_waiting(waiting, beginning, async |acceptor, listener, streams| {
+            let shared = Rc::clone(&acceptor.shared);
             spawn_local(acceptor.run(listener));
             let turnstile = Rc::clone(&shared.turnstile);
             spawn_local(async move { turnstile.run().await });
             let mut seen = vec![0];
             while seen.last() != Some(&waiting.into()) {
                 yield_now().await;
-                seen.push(count(&shared, &streams));
+                seen.push(count(&shared, streams));
             }
             seen
         })
@@ -410,11 +418,22 @@ mod tests {
     #[test]
     fn one_http2_connection_begins_between_two_looks_at_the_sockets_however_many_wait() {
         // it begins with what we say of ourselves
-        let count = |_: &Shared, waiting: &[std::net::TcpStream]| {
+        let count = |_: &Shared, waiting: &[TcpStream]| {
             waiting.iter().filter(|stream| stream.peek(&mut [0]).is_ok()).count() as u64
         };
         let seen = seen_after_looks(2 * MANY_WAITING, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", count);
         assert_eq!(most_a_look(&seen), Some(1), "{seen:?}");
+    }
+
+    #[test]
+    fn no_more_are_taken_at_the_end_than_there_is_room_for_however_soon_they_have_their_answer() {
+        let request = b"GET /nothing HTTP/1.1\r\nConnection: close\r\n\r\n";
+        with_waiting(50, request, async |acceptor, listener, _| {
+            let acceptor = Acceptor { slots: Arc::new(Semaphore::new(20)), ..acceptor };
+            acceptor.accept_rest(listener.into());
+            let stats = &acceptor.shared.stats;
+            assert_eq!((stats.opened.get(), stats.closed.get(), acceptor.slots.available_permits()), (20, 20, 20));
+        });
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! side, and so the connection ends, too.
 
 use std::cell::{Cell, RefCell};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallylight_collector::door::Door;
-use tallylight_collector::http::{Options, Peers, Shared, serve};
+use tallylight_collector::http::{Opening, Options, Peers, Shared, serve};
 use tallylight_collector::ids::IdMaker;
 use tallylight_collector::limits::{Crowd, RateLimit};
 use tallylight_collector::log::{self, Log, Status};
@@ -141,12 +142,16 @@ impl Front {
             [&ours, &theirs].into_iter().for_each(|end| end.set_nonblocking(true).expect("a socket"));
             // for the front a stream is a descriptor
             let theirs = std::net::TcpStream::from(OwnedFd::from(theirs));
+            // what has come before it is accepted
+            #[expect(clippy::disallowed_methods, reason = "what is not written now is written later")]
+            let sent = (&ours).write(&request[..piece.min(request.len())]).unwrap_or_default();
+            let opening = Opening::of(&self.shared, &theirs, peer);
             let theirs = tokio::net::TcpStream::from_std(theirs).expect("a socket");
             let ours = tokio::net::UnixStream::from_std(ours).expect("a socket");
             let (mut hears, mut asks) = ours.into_split();
             let membership = Rc::new(Rc::<Crowd>::default().join());
             let ask = async {
-                for piece in request.chunks(piece) {
+                for piece in request[sent..].chunks(piece) {
                     if asks.write_all(piece).await.is_err() {
                         // it has ended already
                         return;
@@ -161,7 +166,8 @@ impl Front {
                 let _ = hears.read_to_end(&mut answers).await;
                 answers
             };
-            let all = async { tokio::join!(serve(Rc::clone(&self.shared), theirs, peer, membership), ask, hear).2 };
+            let all =
+                async { tokio::join!(serve(Rc::clone(&self.shared), theirs, peer, opening, membership), ask, hear).2 };
             timeout(PATIENCE, all).await.expect("a connection whose peer closed its side ends")
         })
     }

@@ -124,7 +124,7 @@ enum Came {
     Request(Answered),
 }
 
-/// Reads. A pixel is answered at once, without a copy of what was read; only if nothing of it was there before.
+/// Reads. A GET is answered at once, without a copy of what was read; only if nothing of it was there before.
 fn poll_read(
     shared: &Shared,
     stream: &mut TcpStream,

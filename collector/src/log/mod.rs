@@ -100,8 +100,8 @@ pub struct Appender {
     queue: Sender<Batch>,
     recycled: Receiver<Batch>,
     status: Arc<Status>,
-    /// From when on the writer is late, if it has not taken everything by then.
-    late_at: Cell<Option<Instant>>,
+    /// How many batches the writer had taken when that was last looked at, and from when on it is late if it takes no more.
+    late_at: Cell<Option<(u64, Instant)>>,
 }
 
 /// What the log is made of; each has a thread of its own.
@@ -219,7 +219,7 @@ impl Appender {
         (Self { queue, recycled: bounded(0).1, status, late_at: Cell::default() }, batches)
     }
 
-    /// To be called when a batch was sent: makes way for the writer where it is late. It may be waiting for this very processor: where a clock
+    /// To be called when a batch was sent, or found no room: makes way for the writer where it is late. It may be waiting for this very processor: where a clock
     /// tick interrupts its turn, Linux lets a thread that is never idle go on until the next tick, 4 ms later. That is a system
     /// call, and a thread that sends each event by itself would make one for each, did it go by how many wait.
     pub fn make_way(&self, now: Instant) {
@@ -229,13 +229,21 @@ impl Appender {
     }
 
     fn is_writer_late(&self, now: Instant) -> bool {
-        // it has taken all that came before
-        let is_first = self.queue.len() <= 1;
-        let is_late = !is_first && self.late_at.get().is_some_and(|late_at| now >= late_at);
-        if is_first || is_late {
-            self.late_at.set(Some(now + if is_first { LATE } else { STILL_LATE }));
+        let taken = self.status.taken();
+        match self.late_at.get() {
+            Some((before, late_at)) if before == taken && self.queue.len() > 1 => {
+                let is_late = now >= late_at;
+                if is_late {
+                    self.late_at.set(Some((taken, now + STILL_LATE)));
+                }
+                is_late
+            }
+            // it has come since, or had nothing to come for
+            _ => {
+                self.late_at.set(Some((taken, now + LATE)));
+                false
+            }
         }
-        is_late
     }
 
     /// Whether the channel is nearly full: who can wait, better does.
@@ -262,23 +270,32 @@ fn spawn(
 mod tests {
     use super::*;
     use tallylight_host::clock;
+    use tallylight_proto::Counts;
 
     #[test]
     fn a_thread_makes_way_where_its_batches_wait_for_long_and_not_where_they_are_many() {
-        let (appender, batches) = Appender::to_nobody(QUEUE_LEN);
-        let begun = clock::instant();
-        // the time at which it makes way while the writer comes once in so long: a batch each 20 µs for 6 ms
+        // the times at which it makes way while the writer comes once in so long: after a pause a batch each 20 µs for 6 ms, and one of
+        // another thread right before it
         let made_way = |turn: u64| -> Vec<u64> {
-            let micros = (0..6_000).step_by(20);
-            micros
-                .filter(|micros| {
-                    if micros % turn == 0 {
-                        while batches.try_recv().is_ok() {}
-                    }
-                    assert!(appender.try_send(Batch::default()).is_ok());
-                    appender.is_writer_late(begun + Duration::from_micros(*micros))
-                })
-                .collect()
+            let (appender, batches) = Appender::to_nobody(QUEUE_LEN);
+            let (other, begun) = (appender.clone(), clock::instant());
+            let sends = |appender: &Appender, micros: u64| {
+                assert!(appender.try_send(Batch::default()).is_ok());
+                appender.is_writer_late(begun + Duration::from_micros(micros))
+            };
+            let come = || appender.status.drained(batches.try_iter().count() as u64, None, &Counts::default());
+            assert_eq!([&other, &appender].map(|appender| sends(appender, 0)), [false; 2]);
+            come();
+            let mut late = Vec::new();
+            for micros in (0..6_000).step_by(20) {
+                if micros % turn == 0 {
+                    come();
+                }
+                let is_late = [&other, &appender].map(|appender| sends(appender, 1_000_000 + micros));
+                assert_eq!(is_late[0], is_late[1], "{micros}");
+                late.extend(is_late[0].then_some(micros));
+            }
+            late
         };
         assert!(made_way(1_000).is_empty());
         // 1.5 ms after it should have come, and then each time that a batch would be old

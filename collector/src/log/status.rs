@@ -130,6 +130,11 @@ impl Status {
         self.pushed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How many batches the writer has taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.popped.load(Ordering::Relaxed)
+    }
+
     /// The writer took so many batches, has got this far, and counted this much in this life.
     pub(super) fn drained(&self, batches: u64, appended: Option<u64>, life: &Counts) {
         self.popped.fetch_add(batches, Ordering::Relaxed);

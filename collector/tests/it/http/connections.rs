@@ -59,6 +59,21 @@ fn a_connection_that_says_nothing_or_not_enough_is_closed() {
 }
 
 #[test]
+fn a_connection_of_http_1_0_is_kept_if_that_is_asked_for() {
+    let fixture = Fixture::start(&[]);
+    let mut connection = fixture.connect();
+    for _ in 0..3 {
+        connection.send("GET /api/beacon HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        let reply = connection.reply();
+        assert_eq!((reply.status, reply.header("connection")), (200, Some("keep-alive")));
+    }
+    connection.send("POST /api/beacon HTTP/1.0\r\nContent-Length: 7\r\n\r\nevent=a");
+    assert_eq!(connection.reply().status, 204);
+    assert!(connection.is_closed());
+    fixture.assert_ledger([4, 4, 0]);
+}
+
+#[test]
 fn room_for_all_connections_is_made_when_it_starts() {
     let fixture = Fixture::start(&["--max-connections=5000"]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", fixture.collector.pid())).unwrap();

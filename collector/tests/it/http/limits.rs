@@ -21,6 +21,11 @@ fn burst(connection: &mut Connection, request: &[u8], times: usize) -> Vec<Reply
     (0..times).map(|_| connection.reply()).collect()
 }
 
+/// The same, each when the one before it is answered.
+fn one_by_one(connection: &mut Connection, request: &[u8], times: usize) -> Vec<Reply> {
+    (0..times).flat_map(|_| burst(connection, request, 1)).collect()
+}
+
 fn pixel_of(client: &str) -> Vec<u8> {
     format!("{GET}X-Forwarded-For: {client}\r\n\r\n").into_bytes()
 }
@@ -125,15 +130,17 @@ fn every_request_costs_a_token_whatever_it_is_and_what_is_no_event_is_none() {
         ("POST /pixel.gif", 405),
     ];
     for (n, (line, status)) in lines.into_iter().enumerate() {
-        let client = format!("192.0.2.{n}");
-        let request = format!("{line} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\r\n");
-        let (mut connection, begun) = (fixture.connect(), Instant::now());
-        let replies = burst(&mut connection, request.as_bytes(), 20);
-        assert_eq!(replies[0].status, status, "{line}");
-        let refused = over_rate(&replies);
-        assert!((20 - refused.len()) as f64 <= most_since(begun, 1.0), "{line}: {}", refused.len());
-        for reply in refused {
-            assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")), "{line}");
+        for (part, ask) in [burst, one_by_one].into_iter().enumerate() {
+            let client = format!("192.0.{part}.{n}");
+            let request = format!("{line} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\r\n");
+            let (mut connection, begun) = (fixture.connect(), Instant::now());
+            let replies = ask(&mut connection, request.as_bytes(), 20);
+            assert_eq!(replies[0].status, status, "{line}");
+            let refused = over_rate(&replies);
+            assert!((20 - refused.len()) as f64 <= most_since(begun, 1.0), "{line}: {}", refused.len());
+            for reply in refused {
+                assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")), "{line}");
+            }
         }
     }
     // an answer to HEAD has a length and no body
