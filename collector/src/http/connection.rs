@@ -65,7 +65,7 @@ impl Opening {
     /// Reads it, and answers a request that is all.
     pub fn of(shared: &Shared, stream: &impl AsFd, peer: SocketAddr) -> Self {
         let mut buffer = shared.buffer.borrow_mut();
-        // not in the way of sockets that are watched, which is to ask whether there is something, and to look at all of them
+        // it is not watched yet, and what is there need not be waited for
         let read = rustix::net::recv(stream, &mut buffer[..], RecvFlags::DONTWAIT);
         // what has failed will do so again where it is waited for
         let bytes = read.map_or(&[][..], |(_, len)| &buffer[..len]);
