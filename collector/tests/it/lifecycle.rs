@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::harness::{
     Collector, Metrics, assert_ledger_adds_up, collector_binary, free_addr, inspect, request, try_request, wait_for,
 };
-use crate::http::{Connection, Fixture, post};
+use crate::http::{Connection, Fixture, OF_HYPER, post};
 
 /// Kills the process when dropped.
 pub struct Killed(pub Child);
@@ -75,9 +75,8 @@ fn what_is_sent_on_idle_connections_while_it_is_told_to_stop_is_answered_and_is_
     let mut fixture = Fixture::start(&[]);
     let mut idle: Vec<Connection> = (0..20).map(|_| fixture.connect()).collect();
     for (n, connection) in idle.iter_mut().enumerate() {
-        // whoever asks for what is out of the ordinary is hyper's from then on
         if n % 2 == 0 {
-            connection.send("GET /nothing HTTP/1.1\r\nHost: x\r\nUpgrade: none\r\n\r\n");
+            connection.send(OF_HYPER);
             assert_eq!(connection.reply().status, 404);
         }
         connection.send(post("", &[], b"event=first"));

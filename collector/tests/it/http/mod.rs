@@ -25,6 +25,9 @@ use tempfile::TempDir;
 
 use crate::harness::{Collector, PATIENCE, Reply, assert_ledger_adds_up};
 
+/// It is answered by hyper, and so is all that follows it on its connection.
+pub const OF_HYPER: &str = "GET /nothing HTTP/1.1\r\nHost: beacons.example\r\nUpgrade: none\r\n\r\n";
+
 /// A collector with a folder of its own.
 pub struct Fixture {
     pub collector: Collector,
