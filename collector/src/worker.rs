@@ -364,11 +364,8 @@ mod tests {
     ) -> T {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
-            let (appender, _batches) = Appender::to_nobody(1);
-            let (_sites, sites) = watch::channel(Arc::default());
-            let (_phase, phase) = watch::channel(Phase::Serving);
-            let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
-            let shared = Rc::new(Shared::new(Options::for_tests(), door, Arc::default(), Watch::new(phase), 1));
+            let (shared, _batches, _phase) = Shared::for_tests(Options::for_tests(), 1);
+            let shared = Rc::new(shared);
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             // with more room than there is by default
             rustix::net::listen(&listener, 4096).unwrap();

@@ -440,32 +440,21 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 mod tests {
     use super::super::Options;
     use super::*;
-    use crate::door::Door;
-    use crate::ids::IdMaker;
     use crate::limits::{Crowd, RateLimit};
-    use crate::log::Appender;
-    use crate::phase::{Phase, Watch};
     use socket2::{Domain, SockRef, Socket, Type};
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::sync::Arc;
-    use tokio::sync::watch;
 
-    /// What a front shares, for as long as the second part is there.
-    fn shared() -> (Shared, impl Sized) {
-        let (appender, batches) = Appender::to_nobody(64);
-        let (set_sites, sites) = watch::channel(Arc::default());
-        let (set_phase, phase) = watch::channel(Phase::Serving);
-        let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
-        let options = Options { max_header: 8192, demo: true, ..Options::for_tests() };
-        (Shared::new(options, door, Arc::default(), Watch::new(phase), 1), (batches, set_sites, set_phase))
+    fn options() -> Options {
+        Options { max_header: 8192, demo: true, ..Options::for_tests() }
     }
 
     #[test]
     fn an_answer_that_its_peer_has_no_room_for_follows_when_it_has() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (shared, _others) = shared();
+            let (shared, _batches, _phase) = Shared::for_tests(options(), 64);
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             client.set_recv_buffer_size(1).unwrap();
@@ -488,7 +477,7 @@ mod tests {
 
     #[test]
     fn a_request_that_a_connection_is_opened_for_is_answered_when_it_is_accepted() {
-        let (mut shared, _others) = shared();
+        let (mut shared, _batches, _phase) = Shared::for_tests(options(), 64);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let opened = |shared: &Shared, sent: &str| {
             let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

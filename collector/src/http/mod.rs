@@ -63,6 +63,14 @@ pub use heard::Heard;
 pub use peer::Peers;
 pub use proxy_header::HeaderRefusal;
 
+#[cfg(test)]
+use {
+    crate::ids::IdMaker,
+    crate::log::{Appender, Batch},
+    crate::phase::Phase,
+    crossbeam_channel::Receiver,
+};
+
 use answer::Answer;
 use date::Date;
 use heard::Headers;
@@ -163,6 +171,16 @@ impl Shared {
             answers: Cell::default(),
             date: Date::default(),
         }
+    }
+
+    /// For tests: what serves, with room for so many batches in the channel that these come out of, in a phase that can be set.
+    #[cfg(test)]
+    pub fn for_tests(options: Options, room: usize) -> (Self, Receiver<Batch>, watch::Sender<Phase>) {
+        let (appender, batches) = Appender::to_nobody(room);
+        let (_, sites) = watch::channel(Arc::default());
+        let (set_phase, phase) = watch::channel(Phase::Serving);
+        let door = Rc::new(Door::new(appender, IdMaker::new().expect("random numbers"), sites));
+        (Self::new(options, door, Arc::default(), Watch::new(phase), 1), batches, set_phase)
     }
 
     /// Counts an answer to a request that came at this time, and sends what is due: where requests come without a pause, the

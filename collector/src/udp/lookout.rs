@@ -8,12 +8,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use crate::socket_state::watched;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
+
+use crate::socket_state::watched;
 
 /// Between two looks where much comes. The smallest receive buffer that Linux grants as it is installed (212,992 bytes, which it
 /// doubles) holds the short datagrams of a million a second for that long, but not for a millisecond, which is the shortest

@@ -268,11 +268,9 @@ mod tests {
     use tokio::task::spawn_local;
     use tokio::time::timeout;
 
-    use crate::door::Door;
     use crate::http::Options;
-    use crate::ids::IdMaker;
-    use crate::log::{Appender, Batch};
-    use crate::phase::{Phase, Watch};
+    use crate::log::Batch;
+    use crate::phase::Phase;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -288,13 +286,9 @@ mod tests {
     impl Fixture {
         /// With room for so many batches in the channel.
         fn new(room: usize) -> Self {
-            let (appender, batches) = Appender::to_nobody(room);
-            let (_, sites) = watch::channel(Arc::default());
-            let (set_phase, phase) = watch::channel(Phase::Serving);
-            let door = Rc::new(Door::new(appender, IdMaker::new().unwrap(), sites));
-            let shared = Rc::new(Shared::new(Options::for_tests(), door, Arc::default(), Watch::new(phase), 1));
+            let (shared, batches, set_phase) = Shared::for_tests(Options::for_tests(), room);
             let sender = Sender::bind("127.0.0.1:0").unwrap();
-            Self { shared, sender, batches, seen: RefCell::default(), set_phase }
+            Self { shared: Rc::new(shared), sender, batches, seen: RefCell::default(), set_phase }
         }
 
         /// A receiver on a small socket, in which so many datagrams wait already, or found no room.
