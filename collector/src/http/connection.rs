@@ -5,53 +5,38 @@
 //! The rule kept here: every wait has an end. A peer that says nothing, says half of something, or takes no
 //! answer costs a connection for as long as the settings allow, and no other peer anything.
 //!
-//! hyper refuses by itself what is no HTTP (400) and a head of more than twice what it may be (431), without the
+//! hyper and h2 refuse by themselves what is no HTTP (400) and a head of more than twice what it may be (431), without the
 //! headers of our answers. Browsers send neither; a head that is merely too large gets a whole answer.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::Request;
 use http_body_util::Full;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::server::conn::{http1, http2};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::RecvFlags;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::proxy_header::{self, HeaderRefusal, Said};
-use super::replay::{AtOnce, Replay, Turn, WHOLE_TURN};
+use super::replay::{AtOnce, Replay, Turn, of_a_turn};
 use super::whole::{self, Answered};
-use super::{Caller, Shared, answer};
+use super::{Caller, Shared, answer, http2};
 use crate::limits::{Admitted, Membership};
 
 /// How an HTTP/2 connection begins (RFC 9113, 3.4). No request line of HTTP/1 begins with these three.
 const PREFACE: &[u8] = b"PRI";
-/// Requests at a time on one HTTP/2 connection: what RFC 9113, 6.5.2, wants at least.
-const STREAMS: u32 = 100;
-/// Streams that a peer may open and reset before they are looked at (CVE-2023-44487): fewer than one read may have.
-const RESET_STREAMS: usize = 8;
-/// Streams that a peer's errors may reset.
-const ERROR_RESETS: usize = 128;
-/// Answers of which not all is taken, on one HTTP/2 connection, after which no more are made.
-const UNTAKEN: usize = 16;
-/// Answers are small.
-const SEND_BUFFER: usize = 16 * 1024;
 /// How long a connection may take to say something while the collector stops: what it says may be under way.
 pub(super) const LATE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long an idle HTTP/2 connection may take to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What a connection begins with, as far as that is there when it is accepted: with all that most connections are opened for.
 pub enum Opening {
@@ -94,18 +79,18 @@ pub async fn serve(
         Opening::Request(answered) => {
             answered.finish(&shared, &mut stream).await;
         }
-        // what the peer did wrong is the peer's to know, and what it sent is counted where it was understood
-        Opening::Read(seen) => drop(try_serve(shared, stream, peer, seen, membership).await),
+        Opening::Read(seen) => serve_from(shared, stream, peer, seen, membership).await,
     }
 }
 
-async fn try_serve(
+/// Serves a connection that begins with what was read.
+async fn serve_from(
     shared: Rc<Shared>,
     mut stream: TcpStream,
     peer: SocketAddr,
     seen: BytesMut,
     membership: Rc<Membership>,
-) -> Result<(), hyper::Error> {
+) {
     let mut beginning = Beginning::new(&shared, &stream, seen);
     let client = if shared.options.proxy_protocol {
         // boxed: most collectors have no such proxy, and all connections would have room for it
@@ -120,14 +105,14 @@ async fn try_serve(
     let (Some((address, _admitted)), Some(is_http2)) = (client, is_http2) else {
         // before it is dropped
         shared.leaving.pass().await;
-        return Ok(());
+        return;
     };
     let mut seen = beginning.seen.freeze();
     let caller = Caller { address, membership };
     if !is_http2 {
         match whole::serve(&shared, &mut stream, seen, &caller).await {
             Some(rest) => seen = rest,
-            None => return Ok(()),
+            None => return,
         }
     } else {
         // what is made of such a connection, and read first, takes as long as some requests
@@ -135,12 +120,13 @@ async fn try_serve(
     }
     let turn = Rc::new(Turn::new(Rc::clone(&shared.door), Rc::clone(&shared.turnstile), Rc::clone(&shared.leaving)));
     let at_once = if is_http2 { AtOnce::FEW } else { AtOnce::ALL };
-    let io = TokioIo::new(Replay::new(seen, stream, Rc::clone(&turn), at_once));
-    // boxed: most connections never come to this, and all would have room for it
+    let io = Replay::new(seen, stream, Rc::clone(&turn), at_once);
+    // What the peer did wrong is the peer's to know, and what it sent is counted where it was understood. Boxed: most connections
+    // never come to this, and all would have room for it.
     if is_http2 {
-        Box::pin(serve_http2(shared, io, caller, turn)).await
+        drop(Box::pin(http2::serve(shared, io, caller, turn)).await);
     } else {
-        Box::pin(serve_http1(shared, io, caller, turn)).await
+        drop(Box::pin(serve_http1(shared, TokioIo::new(io), caller, turn)).await);
     }
 }
 
@@ -227,14 +213,13 @@ type Io = TokioIo<Replay<TcpStream>>;
 
 async fn serve_http1(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>) -> Result<(), hyper::Error> {
     let options = &shared.options;
-    let service = service_fn(|request| {
-        let taken = of_a_turn(&request);
-        // here, so that waiting for its turn is a part of how long a request took
-        let answer = answer(Rc::clone(&shared), caller.clone(), request, std::time::Instant::now());
-        let turn = Rc::clone(&turn);
+    let service = service_fn(|request: Request<Incoming>| {
+        // waiting for its turn is a part of how long a request took
+        let read_at = std::time::Instant::now();
+        let (shared, caller, turn) = (&shared, &caller, &turn);
         async move {
-            turn.end_if_used(taken).await;
-            Ok::<_, Infallible>(answer.await)
+            turn.end_if_used(of_a_turn(request.body())).await;
+            Ok::<_, Infallible>(answer(shared, caller, request, read_at).await.map(Full::new))
         }
     });
     let connection = http1::Builder::new()
@@ -260,179 +245,6 @@ async fn serve_http1(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>)
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-    }
-}
-
-async fn serve_http2(shared: Rc<Shared>, io: Io, caller: Caller, turn: Rc<Turn>) -> Result<(), hyper::Error> {
-    let options = &shared.options;
-    let activity = Rc::new(Activity { in_flight: Cell::new(0), last: Cell::new(Instant::now()) });
-    let room = Rc::<Room>::default();
-    let service = service_fn(|request| {
-        let activity = Rc::clone(&activity);
-        let room = Rc::clone(&room);
-        let taken = of_a_turn(&request);
-        let (shared, caller, read_at) = (Rc::clone(&shared), caller.clone(), std::time::Instant::now());
-        // boxed: an answer that its peer does not take waits without what it took to make it, of which there may be 100
-        let turn = Rc::clone(&turn);
-        Box::pin(async move {
-            turn.end_if_used(taken).await;
-            let (mut place, read_at) = room.enter(read_at).await;
-            // not before: a peer that takes nothing is idle, however much it asks for
-            let busy = Busy::new(activity);
-            let response = answer(shared, caller, request, read_at).await;
-            drop(busy);
-            place.fill();
-            Ok::<_, Infallible>(response.map(|body| Untaken { body, _place: place }))
-        })
-    });
-    let connection = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_pending_accept_reset_streams(RESET_STREAMS)
-        .max_local_error_reset_streams(ERROR_RESETS)
-        .max_header_list_size(u32::try_from(2 * options.max_header).unwrap_or(u32::MAX))
-        .max_send_buf_size(SEND_BUFFER)
-        // finds peers that have gone without a word
-        .keep_alive_interval(options.idle_timeout)
-        .serve_connection(io, service);
-    let mut connection = pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => result,
-        () = activity.is_idle_for(options.idle_timeout) => {
-            connection.as_mut().graceful_shutdown();
-            timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
-        }
-        // those that come when it does already are told at once, and are answered what they have asked by then
-        () = shared.phase.is_draining() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                result = connection => result,
-                // a peer without a request in flight that does not say goodbye either
-                () = async { sleep(GOODBYE).await; activity.is_idle_for(GOODBYE).await } => Ok(()),
-            }
-        }
-    }
-}
-
-/// How much of its connection's turn a request takes.
-///
-/// More than there is, and so a place in the line in any case, where the length of the body is not said: a chunk's
-/// extensions are read byte by byte, 16 KiB of which take as long as a hundred requests.
-fn of_a_turn(request: &Request<Incoming>) -> u32 {
-    match request.body().size_hint().exact() {
-        Some(0) => 1,
-        Some(_) => WHOLE_TURN,
-        None => WHOLE_TURN + 1,
-    }
-}
-
-/// What an HTTP/2 connection is doing: hyper has no clock for idle ones.
-struct Activity {
-    in_flight: Cell<u32>,
-    last: Cell<Instant>,
-}
-
-impl Activity {
-    /// Returns when there was no request for so long.
-    async fn is_idle_for(&self, limit: Duration) {
-        loop {
-            let end = if self.in_flight.get() > 0 { Instant::now() } else { self.last.get() } + limit;
-            if end <= Instant::now() {
-                return;
-            }
-            sleep_until(end).await;
-        }
-    }
-}
-
-/// Room for the answers that an HTTP/2 connection's peer has yet to take. Those that wait for a body or for the log take none.
-#[derive(Default)]
-struct Room {
-    untaken: Cell<usize>,
-    freed: Notify,
-}
-
-impl Room {
-    /// Returns when another answer may be made, with the time from which that counts: while its peer takes nothing, a request
-    /// is not ours to answer.
-    async fn enter(self: &Rc<Self>, mut read_at: std::time::Instant) -> (Place, std::time::Instant) {
-        while self.untaken.get() >= UNTAKEN {
-            self.freed.notified().await;
-            read_at = std::time::Instant::now();
-        }
-        (Place { room: Rc::clone(self), is_filled: false }, read_at)
-    }
-}
-
-/// Room for one answer.
-struct Place {
-    room: Rc<Room>,
-    is_filled: bool,
-}
-
-impl Place {
-    /// The answer is made.
-    fn fill(&mut self) {
-        self.is_filled = true;
-        self.room.untaken.set(self.room.untaken.get() + 1);
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.room.untaken.set(self.room.untaken.get() - usize::from(self.is_filled));
-        // whoever was let in lets in the next one, answered or not
-        self.room.freed.notify_one();
-    }
-}
-
-/// The body of an answer, until its peer has taken it.
-struct Untaken {
-    body: Full<Bytes>,
-    _place: Place,
-}
-
-impl Body for Untaken {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// One request in flight.
-struct Busy(Rc<Activity>);
-
-impl Busy {
-    fn new(activity: Rc<Activity>) -> Self {
-        activity.in_flight.set(activity.in_flight.get() + 1);
-        Self(activity)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
-        self.0.last.set(Instant::now());
-    }
-}
-
-/// Runs a connection's streams on the thread that it lives on.
-#[derive(Clone)]
-struct LocalExecutor;
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }
 
@@ -517,26 +329,5 @@ mod tests {
         // whoever the header says it is for
         shared.options.proxy_protocol = true;
         assert!(!opened(&shared, &old).0);
-    }
-
-    #[test]
-    fn the_time_in_which_a_peer_takes_no_answers_is_its_own() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let room = Rc::<Room>::default();
-            let asked_at = std::time::Instant::now();
-            let mut places = Vec::new();
-            for _ in 0..UNTAKEN {
-                let (mut place, from) = room.enter(asked_at).await;
-                assert_eq!(from, asked_at);
-                place.fill();
-                places.push(place);
-            }
-            let mut waits = pin!(room.enter(asked_at));
-            assert!(waits.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
-            let taken_at = std::time::Instant::now();
-            drop(places.pop());
-            assert!(waits.await.1 >= taken_at);
-        });
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  connection ─┬─ whole ─┬─ GET  /api/beacon ──▶ pixel ────┬─▶ door       (behind a PROXY header, if that is asked for)
-//!              └─ hyper ─┤  POST /api/beacon ──▶ post ─────┤
-//!                        ├─ GET  /r          ──▶ redirect ─┘
+//!              ├─ http2 ─┤  POST /api/beacon ──▶ post ─────┤
+//!              └─ hyper ─┤  GET  /r          ──▶ redirect ─┘
 //!                        └─ OPTIONS, /beacon.js, /demo/, whatever else
 //! ```
 //!
@@ -18,6 +18,7 @@ mod debug;
 mod demo;
 mod heard;
 mod html;
+mod http2;
 mod payload;
 mod peer;
 mod pixel;
@@ -40,8 +41,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use simdutf8::basic::from_utf8;
 use socket2::SockRef;
 use tallylight_proto::beacon::Context;
@@ -229,29 +229,37 @@ static PREFLIGHT: [(HeaderName, &str); 3] = [
 ];
 
 /// Answers one request, whose head was read at this time.
-async fn answer(
-    shared: Rc<Shared>,
-    caller: Caller,
-    request: Request<Incoming>,
+async fn answer<B: Body<Data = Bytes> + Unpin>(
+    shared: &Shared,
+    caller: &Caller,
+    request: Request<B>,
     read_at: std::time::Instant,
-) -> Response<Full<Bytes>> {
+) -> Response<Bytes> {
     caller.membership.speaks(read_at);
-    let peer = caller.address;
     let (parts, mut body) = request.into_parts();
     let deadline = Instant::from_std(read_at) + shared.options.body_timeout;
-    let answer = route(&shared, peer, &Head::of(&parts), &mut body, deadline).await;
+    let answer = route(shared, caller.address, &Head::of(&parts), &mut body, deadline).await;
     let front = front(&parts);
     // the last answer says so: a peer that knows sends nothing more into a connection that ends
     let asks_first = parts.headers.contains_key(header::EXPECT);
-    let is_last = !is_read(&shared, asks_first, &mut body, deadline).await || !shared.phase.is_serving();
-
-    let is_head = parts.method == Method::HEAD;
-    shared.answered(front, read_at, &answer);
-    let mut response = answer.into_response(parts.headers, is_head);
+    let is_last = !is_read(shared, asks_first, &mut body, deadline).await || !shared.phase.is_serving();
+    let mut response = respond(shared, parts, answer, read_at);
     if is_last && front == Front::Http1 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The same at once, where there is no body. The request is no POST, for which events would be looked for in that.
+fn answer_of_head(shared: &Shared, caller: &Caller, parts: Parts, read_at: std::time::Instant) -> Response<Bytes> {
+    caller.membership.speaks(read_at);
+    let answer = of_head(shared, caller.address, &Head::of(&parts)).expect("only a POST has events in its body");
+    respond(shared, parts, answer, read_at)
+}
+
+fn respond(shared: &Shared, parts: Parts, answer: Answer, read_at: std::time::Instant) -> Response<Bytes> {
+    shared.answered(front(&parts), read_at, &answer);
+    answer.into_response(parts.headers, parts.method == Method::HEAD)
 }
 
 /// Reads what is left of a body, so that nobody sees a reset in place of the answer. Whether it is all read. Whoever asks
@@ -302,7 +310,13 @@ impl<'a> Head<'a> {
     }
 }
 
-async fn route(shared: &Shared, peer: IpAddr, head: &Head<'_>, body: &mut Incoming, deadline: Instant) -> Answer {
+async fn route<B: Body<Data = Bytes> + Unpin>(
+    shared: &Shared,
+    peer: IpAddr,
+    head: &Head<'_>,
+    body: &mut B,
+    deadline: Instant,
+) -> Answer {
     match of_head(shared, peer, head) {
         Some(answer) => answer,
         None => post::answer(shared, &Facts::of(shared, peer, head), body, deadline).await,

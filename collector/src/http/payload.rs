@@ -10,7 +10,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use tallylight_proto::Front;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
@@ -92,7 +91,6 @@ pub fn is_declared_larger(body: &impl Body, limit: u64) -> bool {
 /// If it is larger, or does not come whole in time.
 pub async fn read<B: Body<Data = Bytes> + Unpin>(
     body: &mut B,
-    front: Front,
     limit: u64,
     deadline: Instant,
 ) -> Result<Bytes, PayloadError> {
@@ -112,10 +110,6 @@ pub async fn read<B: Body<Data = Bytes> + Unpin>(
             all.extend_from_slice(&std::mem::take(&mut first));
             all.extend_from_slice(&data);
         }
-    }
-    // a stream that its peer resets without an error ends like a whole one
-    if front == Front::Http2 && !body.is_end_stream() {
-        return Err(PayloadError::Broken);
     }
     Ok(if all.is_empty() { first } else { all.freeze() })
 }

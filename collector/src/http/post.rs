@@ -42,7 +42,7 @@ pub(super) async fn answer<B: HttpBody<Data = Bytes> + Unpin>(
     };
     let read = tokio::select! {
         biased;
-        read = payload::read(body, facts.front, shared.options.max_body, deadline) => read,
+        read = payload::read(body, shared.options.max_body, deadline) => read,
         () = shared.phase.is_closed() => {
             shared.door.shed(facts.front, Shed::Draining);
             return Answer::shed(Shed::Draining);

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use hyper::body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 
@@ -55,8 +56,18 @@ impl AtOnce {
 
 /// Requests of a turn: some 80 µs. What browsers send at a time over HTTP/2 is answered in one write.
 const REQUESTS: u32 = 16;
-/// What a request takes of a turn that has a body: all of it.
-pub(super) const WHOLE_TURN: u32 = REQUESTS;
+
+/// How much of its connection's turn a request with this body takes: all of it, if there is one.
+///
+/// More than there is, and so a place in the line in any case, where the length of the body is not said: a chunk's
+/// extensions are read byte by byte, 16 KiB of which take as long as a hundred requests.
+pub(super) fn of_a_turn(body: &impl Body) -> u32 {
+    match body.size_hint().exact() {
+        Some(0) => 1,
+        Some(_) => REQUESTS,
+        None => REQUESTS + 1,
+    }
+}
 
 /// A connection's turn on its thread: one read, a few requests.
 pub(super) struct Turn {
@@ -79,6 +90,16 @@ impl Turn {
     fn begin(&self) {
         self.left.set(REQUESTS);
         self.door.flush_if_due();
+    }
+
+    /// Takes so much of the turn for a request, if there is as much and nobody stands in line for it.
+    pub(super) fn take(&self, taken: u32) -> bool {
+        let left = self.left.get().checked_sub(taken).filter(|_| self.line.available_permits() > 0);
+        if let Some(left) = left {
+            self.left.set(left);
+            self.requests.set(self.requests.get() + 1);
+        }
+        left.is_some()
     }
 
     /// Takes so much of the turn for a request. Lets the others have theirs first, if this one is used up.
@@ -278,7 +299,7 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         let mut read_after = |requests: usize| {
             for _ in 0..requests {
-                let _ = std::pin::pin!(turn.end_if_used(WHOLE_TURN)).poll(&mut cx);
+                let _ = std::pin::pin!(turn.end_if_used(REQUESTS)).poll(&mut cx);
             }
             let mut bytes = [0; 1000];
             let mut buffer = ReadBuf::new(&mut bytes);
@@ -319,11 +340,11 @@ mod tests {
             let mut end = std::pin::pin!(turn.end_if_used(taken));
             poll_calling(turn, |cx| end.as_mut().poll(cx)).await.1
         };
-        let polls = async |turn: &Turn| polls_for(turn, WHOLE_TURN).await;
+        let polls = async |turn: &Turn| polls_for(turn, REQUESTS).await;
         assert_eq!(polls(&turn).await, 1, "the first one");
         assert_eq!([polls(&turn).await, polls(&turn).await], [2, 2]);
         let another = Turn::new(Rc::clone(&turn.door), Rc::default(), Rc::default());
-        assert_eq!(polls_for(&another, WHOLE_TURN + 1).await, 2, "more than a turn, whenever it comes");
+        assert_eq!(polls_for(&another, REQUESTS + 1).await, 2, "more than a turn, whenever it comes");
         assert_eq!(polls_for(&another, 1).await, 2, "nothing is left");
         let mut stream = Replay::new(Bytes::new(), &b"more"[..], Rc::clone(&turn), AtOnce::ALL);
         stream.read_u8().await.unwrap();
@@ -348,14 +369,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_taken_at_once_is_of_the_turn_and_passes_nobody_who_waits_for_the_next_one() {
+        let (turn, _batches) = turn();
+        assert!((0..REQUESTS).all(|_| turn.take(1)) && !turn.take(1));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut all: Vec<_> = (0..2 * REQUESTS).map(|_| Box::pin(turn.end_if_used(1))).collect();
+        all.retain_mut(|end| end.as_mut().poll(&mut cx).is_pending());
+        assert!(turn.turnstile.call());
+        // the first of those that wait has its turn, in which there is more than it needs
+        assert!(all.remove(0).as_mut().poll(&mut cx).is_ready());
+        assert!(!turn.take(1), "the others are before it");
+        all.clear();
+        assert!(turn.take(1));
+    }
+
+    #[tokio::test]
     async fn requests_of_one_connection_stand_in_line_together_and_those_of_another_do_not_wait_for_them_all() {
         let (one, _batches) = turn();
         let other = Turn::new(Rc::clone(&one.door), Rc::clone(&one.turnstile), Rc::default());
         let mut cx = Context::from_waker(Waker::noop());
-        one.end_if_used(WHOLE_TURN).await;
-        other.end_if_used(WHOLE_TURN).await;
-        let mut many: Vec<_> = (0..100).map(|_| Box::pin(one.end_if_used(WHOLE_TURN))).collect();
-        let mut last = Box::pin(other.end_if_used(WHOLE_TURN));
+        one.end_if_used(REQUESTS).await;
+        other.end_if_used(REQUESTS).await;
+        let mut many: Vec<_> = (0..100).map(|_| Box::pin(one.end_if_used(REQUESTS))).collect();
+        let mut last = Box::pin(other.end_if_used(REQUESTS));
         // how many of the hundred still wait, and whether the other one does
         let mut waiting = || {
             many.retain_mut(|end| end.as_mut().poll(&mut cx).is_pending());
