@@ -5,7 +5,7 @@
 //! The rule kept here: every wait has an end. A peer that says nothing, says half of something, or takes no
 //! answer costs a connection for as long as the settings allow, and no other peer anything.
 //!
-//! hyper and h2 refuse by themselves what is no HTTP (400) and a head of more than twice what it may be (431), without the
+//! hyper refuses by itself what is no HTTP (400) and, as h2 does, a head of more than twice what it may be (431), without the
 //! headers of our answers. Browsers send neither; a head that is merely too large gets a whole answer.
 
 use std::convert::Infallible;

@@ -30,7 +30,7 @@ const STREAMS: u32 = 100;
 const RESET_STREAMS: usize = 8;
 /// Streams that a peer's errors may reset.
 const ERROR_RESETS: usize = 128;
-/// What a peer may send of bodies before we have read it: more than a body may have.
+/// What a peer may send of bodies before we have read it: as much as a body may have.
 const WINDOW: u32 = 1024 * 1024;
 /// Answers of which not all is taken, on one connection, after which no more are made.
 const UNTAKEN: usize = 16;
@@ -134,14 +134,21 @@ impl Streams {
         self.send(response, respond, read_at, Place::of(&self.room));
     }
 
-    /// Answers a request when it is its turn.
-    async fn answer(self: Rc<Self>, request: Request<RequestBody>, respond: SendResponse<Bytes>, read_at: Instant) {
-        self.turn.end_if_used(of_a_turn(request.body())).await;
-        let (place, read_at) = self.room.enter(read_at).await;
-        // not before: a peer that takes nothing is idle, however much it asks for
-        let busy = Busy::new(&self.activity);
-        let response = answer(&self.shared, &self.caller, request, read_at).await;
-        drop(busy);
+    /// Answers a request when it is its turn, unless its peer gives it up before: that makes room for another stream, and so
+    /// must what is kept of this one.
+    async fn answer(self: Rc<Self>, request: Request<RequestBody>, mut respond: SendResponse<Bytes>, read_at: Instant) {
+        let answered = async {
+            self.turn.end_if_used(of_a_turn(request.body())).await;
+            let (place, read_at) = self.room.enter(read_at).await;
+            // not before: a peer that takes nothing is idle, however much it asks for
+            let _busy = Busy::new(&self.activity);
+            (answer(&self.shared, &self.caller, request, read_at).await, place)
+        };
+        let (response, place) = tokio::select! {
+            biased;
+            answered = answered => answered,
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        };
         self.send(response, respond, Instant::now(), place);
     }
 
@@ -184,17 +191,19 @@ async fn send_as_taken(mut stream: SendStream<Bytes>, mut body: Bytes) -> Result
 /// What comes behind the head of a request.
 struct RequestBody {
     stream: RecvStream,
-    /// Bytes that are yet to come, where the head says how many there are: h2 sees to it that they are.
-    left: Option<u64>,
+    /// Its length, where the head says that: h2 sees to it that it is true.
+    length: Option<u64>,
 }
 
 impl RequestBody {
     fn of(request: Request<RecvStream>) -> Request<Self> {
-        let left = match request.headers().get(header::CONTENT_LENGTH) {
-            Some(length) if !request.body().is_end_stream() => length.to_str().ok().and_then(|text| text.parse().ok()),
-            _ => None,
+        let length = match request.headers().get(header::CONTENT_LENGTH) {
+            // nobody is connected to anybody here: what comes behind that is nothing that anybody waits for
+            _ if request.body().is_end_stream() || request.method() == Method::CONNECT => Some(0),
+            Some(length) => length.to_str().ok().and_then(|text| text.parse().ok()),
+            None => None,
         };
-        request.map(|stream| Self { stream, left })
+        request.map(|stream| Self { stream, length })
     }
 }
 
@@ -203,24 +212,23 @@ impl Body for RequestBody {
     type Error = h2::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if self.length == Some(0) {
+            return Poll::Ready(None);
+        }
         // trailers say nothing here
         let Some(data) = ready!(self.stream.poll_data(cx)?) else { return Poll::Ready(None) };
-        self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
-        // there is room for as much again
+        // there is room for as much more
         self.stream.flow_control().release_capacity(data.len())?;
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.length == Some(0) || self.stream.is_end_stream()
     }
 
+    /// Of all of it, whatever was read.
     fn size_hint(&self) -> SizeHint {
-        if self.is_end_stream() {
-            SizeHint::with_exact(0)
-        } else {
-            self.left.map(SizeHint::with_exact).unwrap_or_default()
-        }
+        self.length.map(SizeHint::with_exact).unwrap_or_default()
     }
 }
 
@@ -312,12 +320,65 @@ impl Drop for Busy<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Options;
+    use super::super::replay::AtOnce;
     use super::*;
+    use crate::limits::Crowd;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
     use std::pin::pin;
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::yield_now;
+
+    #[test]
+    fn of_requests_that_come_together_those_of_a_turn_are_answered_and_the_others_wait_for_the_next_one() {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let (shared, _batches, _phase) =
+                Shared::for_tests(Options { max_header: 8192, ..Options::for_tests() }, 64);
+            let shared = Rc::new(shared);
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            // GET http: /, with indexed fields (RFC 7541, appendix A)
+            let get = |stream: u8| [0, 0, 3, 1, 5, 0, 0, 0, stream, 0x82, 0x86, 0x84];
+            client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+            (0..36).for_each(|n| client.write_all(&get(2 * n + 1)).unwrap());
+            client.set_nonblocking(true).unwrap();
+            let (stream, peer) = listener.accept().unwrap();
+            stream.set_nonblocking(true).unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (door, turnstile) = (Rc::clone(&shared.door), Rc::clone(&shared.turnstile));
+            let turn = Rc::new(Turn::new(door, turnstile, Rc::clone(&shared.leaving)));
+            let stream = TcpStream::from_std(stream).unwrap();
+            let io = Replay::new(Bytes::new(), stream, Rc::clone(&turn), AtOnce::FEW);
+            let caller = Caller { address: peer.ip(), membership: Rc::new(Rc::<Crowd>::default().join()) };
+            spawn_local(serve(Rc::clone(&shared), io, caller, turn));
+            let mut taken = Vec::new();
+            let mut answered = async || {
+                // whatever can be done without anybody called is done by then
+                for _ in 0..100 {
+                    yield_now().await;
+                }
+                let _ = client.read_to_end(&mut taken);
+                let (mut rest, mut heads) = (&taken[..], 0);
+                while let [a, b, c, kind, ..] = rest {
+                    heads += usize::from(*kind == 1);
+                    rest = &rest[9 + u32::from_be_bytes([0, *a, *b, *c]) as usize..];
+                }
+                heads
+            };
+            // behind the preface it waits, too, since that is all that is read at a time
+            let mut so_far = vec![answered().await];
+            while shared.turnstile.call() {
+                so_far.push(answered().await);
+            }
+            assert_eq!(so_far, [0, 16, 32, 36]);
+        });
+    }
 
     #[test]
     fn the_time_in_which_a_peer_takes_no_answers_is_its_own() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let room = Rc::<Room>::default();
             let asked_at = Instant::now();

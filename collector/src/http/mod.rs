@@ -239,12 +239,12 @@ async fn answer<B: Body<Data = Bytes> + Unpin>(
     let (parts, mut body) = request.into_parts();
     let deadline = Instant::from_std(read_at) + shared.options.body_timeout;
     let answer = route(shared, caller.address, &Head::of(&parts), &mut body, deadline).await;
-    let front = front(&parts);
     // the last answer says so: a peer that knows sends nothing more into a connection that ends
     let asks_first = parts.headers.contains_key(header::EXPECT);
     let is_last = !is_read(shared, asks_first, &mut body, deadline).await || !shared.phase.is_serving();
+    let may_say_so = front(&parts) == Front::Http1;
     let mut response = respond(shared, parts, answer, read_at);
-    if is_last && front == Front::Http1 {
+    if is_last && may_say_so {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

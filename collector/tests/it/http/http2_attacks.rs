@@ -160,8 +160,9 @@ fn whoever_takes_no_byte_of_an_answer_is_cut_off() {
 /// Reads frames until there are so many answers' heads, and then for a moment more: whether there is another one.
 fn heads_of_answers(stream: &mut TcpStream, until: usize) -> usize {
     let mut heads = 0;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     loop {
+        let moment = if heads >= until { Duration::from_millis(300) } else { PATIENCE };
+        stream.set_read_timeout(Some(moment)).unwrap();
         let mut head = [0; 9];
         match stream.read_exact(&mut head) {
             Ok(()) => {}
@@ -170,9 +171,6 @@ fn heads_of_answers(stream: &mut TcpStream, until: usize) -> usize {
         let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         io::copy(&mut Read::take(&mut *stream, len.into()), &mut io::sink()).unwrap();
         heads += usize::from(head[3] == HEADERS);
-        if heads == until {
-            stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        }
     }
 }
 
@@ -180,13 +178,51 @@ fn heads_of_answers(stream: &mut TcpStream, until: usize) -> usize {
 fn whoever_takes_no_answer_gets_no_more_of_them_and_all_when_it_does() {
     let fixture = Fixture::start(&[]);
     let get = head(GET, "/beacon.js");
-    let requests: Vec<u8> = (0..100).flat_map(|n| frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get)).collect();
+    let request = |n: u32| frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get);
     let mut stream = connect(&fixture, &[0, 4, 0, 0, 0, 0]);
-    stream.write_all(&requests).unwrap();
+    stream.write_all(&(0..16).flat_map(request).collect::<Vec<_>>()).unwrap();
     assert_eq!(heads_of_answers(&mut stream, 16), 16);
+    stream.write_all(&(16..100).flat_map(request).collect::<Vec<_>>()).unwrap();
+    assert_eq!(heads_of_answers(&mut stream, 0), 0);
     // what takes no room goes on: its window is that of the connection
     let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]);
     stream.write_all(&[settings, frame(WINDOW_UPDATE, 0, 0, &[0, 16, 0, 0])].concat()).unwrap();
     assert_eq!(heads_of_answers(&mut stream, 84), 84);
+    fixture.assert_ledger([0, 0, 0]);
+}
+
+#[test]
+fn what_is_given_up_while_it_waits_is_kept_no_longer_and_never_answered() {
+    let fixture = Fixture::start(&[]);
+    let get = head(GET, "/api/beacon");
+    let request = |n: u32| frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get);
+    let mut stream = connect(&fixture, &[0, 4, 0, 0, 0, 0]);
+    stream.write_all(&(0..16).flat_map(request).collect::<Vec<_>>()).unwrap();
+    assert_eq!(heads_of_answers(&mut stream, 16), 16);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // there is no room for more of them: each has come, and waits, when it is given up
+    for n in 16..500 {
+        stream.write_all(&[request(n), frame(PING, 0, 0, b"01234567")].concat()).unwrap();
+        let mut pong = [0; 17];
+        stream.read_exact(&mut pong).unwrap();
+        assert_eq!(pong[3..5], [PING, 1]);
+        stream.write_all(&frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8])).unwrap();
+    }
+    let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]);
+    stream.write_all(&[settings, request(500)].concat()).unwrap();
+    assert_eq!(heads_of_answers(&mut stream, 1), 1);
+    fixture.assert_ledger([17, 17, 0]);
+}
+
+#[test]
+fn whoever_wants_to_be_connected_is_told_at_once_that_nothing_is_here() {
+    let fixture = Fixture::start(&["--body-timeout=30s"]);
+    let mut stream = connect(&fixture, &[]);
+    // CONNECT x, both as literals: there is no other way to say it (RFC 9113, 8.5)
+    let connect = [&[0x02, 7][..], b"CONNECT", &[0x01, 1], b"x"].concat();
+    let begun = Instant::now();
+    stream.write_all(&frame(HEADERS, END_HEADERS, 1, &connect)).unwrap();
+    assert_eq!(heads_of_answers(&mut stream, 1), 1);
+    assert!(begun.elapsed() < PATIENCE);
     fixture.assert_ledger([0, 0, 0]);
 }
