@@ -15,14 +15,14 @@ use tallylight_compactor::state_folder::require_log;
 use tallylight_compactor::stop::Stop;
 use tallylight_compactor::verify::verify;
 use tallylight_service::admin::Serving;
-use tallylight_service::memory::share_one_arena;
+use tallylight_service::memory::share_what_is_freed;
 use tallylight_service::{AdminServer, HandedOver, Notifier, Pages, Watchdog, handed_over, logging, recorder};
 
 /// Unusable arguments, as clap has it.
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
-    share_one_arena();
+    share_what_is_freed();
     let settings = Settings::parse();
     let _flushed_at_the_end = logging::init();
     match run(&settings) {

@@ -22,6 +22,7 @@ use crate::storage;
 use tallylight_host::clock;
 use tallylight_proto::layout;
 use tallylight_service::Watchdog;
+use tallylight_service::memory::give_back;
 
 /// Why a run ended.
 #[derive(Debug, Error)]
@@ -232,6 +233,7 @@ impl Compactor<'_> {
 
     /// Until the next pass, or it is to end.
     fn rest(self) {
+        give_back();
         let until = clock::instant() + self.settings.running.every.duration();
         while !self.stop.is_set() && clock::instant() < until {
             self.watchdog.feed();

@@ -12,7 +12,7 @@ use tallylight_compactor::index::Limits;
 use tallylight_compactor::log::Progress;
 use tallylight_host::clock;
 use tallylight_proto::time::Millis;
-use tallylight_service::memory::share_one_arena;
+use tallylight_service::memory::share_what_is_freed;
 
 use super::data::NODE;
 
@@ -29,7 +29,7 @@ pub struct Arguments {
 /// Says how many seconds the last step of publishing took: what is read last is seen then.
 pub fn run(arguments: &Arguments) -> Result<()> {
     // as the program does
-    share_one_arena();
+    share_what_is_freed();
     let config = Config {
         watchdog: Default::default(),
         data: arguments.data.clone(),
