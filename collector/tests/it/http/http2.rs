@@ -1,6 +1,7 @@
 //! HTTP/2 with prior knowledge, on the same port.
 
 use std::convert::Infallible;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -143,7 +144,7 @@ fn the_preface_may_come_byte_by_byte() {
         connection.send([*byte]);
     }
     let mut frame = [0; 9];
-    std::io::Read::read_exact(&mut connection.stream, &mut frame).unwrap();
+    connection.stream.read_exact(&mut frame).unwrap();
     assert_eq!(frame[3], 4, "a SETTINGS frame comes first");
 }
 
@@ -157,6 +158,7 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 fn a_body_cut_short_by_a_reset_without_an_error_is_no_event() {
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
+    const PING: u8 = 6;
     const END_STREAM: u8 = 1;
     const END_HEADERS: u8 = 4;
     // POST, http, :path and :authority as literals (RFC 7541, appendix A)
@@ -164,12 +166,22 @@ fn a_body_cut_short_by_a_reset_without_an_error_is_no_event() {
     let fixture = Fixture::start(&[]);
     let mut connection = fixture.connect();
     connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
-    for cut in [1, 3, 5] {
+    // cut at once, and while the rest of it is waited for
+    for (cut, is_waited_for) in [(1, false), (3, true), (5, false), (7, true)] {
         connection.send(frame(HEADERS, END_HEADERS, cut, &head));
         connection.send(frame(0, 0, cut, b"value=10"));
+        if is_waited_for {
+            connection.send(frame(PING, 0, 0, &[cut; 8]));
+            let mut head = [0; 9];
+            while head[3] != PING {
+                connection.stream.read_exact(&mut head).unwrap();
+                let mut payload = vec![0; usize::from(head[2])];
+                connection.stream.read_exact(&mut payload).unwrap();
+            }
+        }
         connection.send(frame(RST_STREAM, 0, cut, &[0; 4]));
     }
-    connection.send(frame(HEADERS, END_HEADERS, 7, &head));
-    connection.send(frame(0, END_STREAM, 7, b"value=1000"));
+    connection.send(frame(HEADERS, END_HEADERS, 9, &head));
+    connection.send(frame(0, END_STREAM, 9, b"value=1000"));
     fixture.assert_ledger([1, 1, 0]);
 }
