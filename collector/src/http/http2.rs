@@ -113,25 +113,31 @@ impl Streams {
                     Poll::Pending => break Poll::Pending,
                 }
             };
-            // the first answer wakes the connection, which then writes all of them
-            asked.drain(..).for_each(|(request, respond)| self.take(request, respond));
-            ended
+            let is_any_answered =
+                asked.drain(..).fold(false, |is, (request, respond)| self.take(request, respond) | is);
+            if ended.is_ready() || !is_any_answered {
+                return ended;
+            }
+            // all of them in one write; what is read by the way is taken when this is polled again
+            cx.waker().wake_by_ref();
+            connection.poll_closed(cx)
         })
         .await
     }
 
-    /// Answers a request now, unless it has to wait for something.
-    fn take(self: &Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    /// Answers a request, and says whether that is done: not if it has to wait for something.
+    fn take(self: &Rc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> bool {
         let read_at = Instant::now();
         let request = RequestBody::of(request);
         let may_have_events = request.method() == Method::POST || !request.body().is_end_stream();
         if may_have_events || self.room.is_full() || !self.turn.take(of_a_turn(request.body())) {
             spawn_local(Rc::clone(self).answer(request, respond, read_at));
-            return;
+            return false;
         }
         let response = answer_of_head(&self.shared, &self.caller, request.into_parts().0, read_at);
         self.activity.last.set(read_at);
         self.send(response, respond, read_at, Place::of(&self.room));
+        true
     }
 
     /// Answers a request when it is its turn, unless its peer gives it up before: that makes room for another stream, and so

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -146,6 +146,28 @@ fn the_preface_may_come_byte_by_byte() {
     let mut frame = [0; 9];
     connection.stream.read_exact(&mut frame).unwrap();
     assert_eq!(frame[3], 4, "a SETTINGS frame comes first");
+}
+
+#[test]
+fn whoever_has_asked_and_says_no_more_is_answered() {
+    let fixture = Fixture::start(&[]);
+    // GET, http, :path and :authority as literals (RFC 7541, appendix A)
+    let head = [&[0x82, 0x86, 0x04, 11][..], b"/api/beacon", &[0x01, 1], b"x"].concat();
+    for _ in 0..30 {
+        let mut connection = fixture.connect();
+        let asked = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..], &frame(1, 5, 1, &head)].concat();
+        connection.send(asked);
+        connection.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+        let mut all = Vec::new();
+        connection.stream.read_to_end(&mut all).unwrap();
+        let (mut rest, mut kinds) = (&all[..], Vec::new());
+        while let [0, a, b, kind, ..] = rest {
+            kinds.push(*kind);
+            rest = &rest[9 + usize::from(u16::from_be_bytes([*a, *b]))..];
+        }
+        assert!(kinds.contains(&1), "{kinds:?}");
+    }
+    fixture.assert_ledger([30, 30, 0]);
 }
 
 /// A frame of HTTP/2 (RFC 9113, 4.1).
