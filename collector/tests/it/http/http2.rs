@@ -1,7 +1,7 @@
 //! HTTP/2 with prior knowledge, on the same port.
 
 use std::convert::Infallible;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::Fixture;
+use super::http2_attacks::{self as raw, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM};
 use crate::harness::datagrams::key;
 use crate::harness::{PATIENCE, wait_for};
 use crate::udp::key_file;
@@ -151,59 +152,29 @@ fn the_preface_may_come_byte_by_byte() {
 #[test]
 fn whoever_has_asked_and_says_no_more_is_answered() {
     let fixture = Fixture::start(&[]);
-    // GET, http, :path and :authority as literals (RFC 7541, appendix A)
-    let head = [&[0x82, 0x86, 0x04, 11][..], b"/api/beacon", &[0x01, 1], b"x"].concat();
     for _ in 0..30 {
-        let mut connection = fixture.connect();
-        let asked = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..], &frame(1, 5, 1, &head)].concat();
-        connection.send(asked);
-        connection.stream.get_ref().shutdown(Shutdown::Write).unwrap();
-        let mut all = Vec::new();
-        connection.stream.read_to_end(&mut all).unwrap();
-        let (mut rest, mut kinds) = (&all[..], Vec::new());
-        while let [0, a, b, kind, ..] = rest {
-            kinds.push(*kind);
-            rest = &rest[9 + usize::from(u16::from_be_bytes([*a, *b]))..];
-        }
-        assert!(kinds.contains(&1), "{kinds:?}");
+        let mut stream = raw::connect(&fixture, &[]);
+        let request = raw::frame(HEADERS, END_HEADERS | END_STREAM, 1, &raw::head(raw::GET, "/api/beacon"));
+        stream.write_all(&request).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(raw::heads_of_answers(&mut stream, 1), 1);
     }
     fixture.assert_ledger([30, 30, 0]);
 }
 
-/// A frame of HTTP/2 (RFC 9113, 4.1).
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let len = u8::try_from(payload.len()).unwrap();
-    [&[0, 0, len, kind, flags, 0, 0, 0, stream][..], payload].concat()
-}
-
 #[test]
 fn a_body_cut_short_by_a_reset_without_an_error_is_no_event() {
-    const HEADERS: u8 = 1;
-    const RST_STREAM: u8 = 3;
-    const PING: u8 = 6;
-    const END_STREAM: u8 = 1;
-    const END_HEADERS: u8 = 4;
-    // POST, http, :path and :authority as literals (RFC 7541, appendix A)
-    let head = [&[0x83, 0x86, 0x04, 11][..], b"/api/beacon", &[0x01, 1], b"x"].concat();
     let fixture = Fixture::start(&[]);
-    let mut connection = fixture.connect();
-    connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    let mut stream = raw::connect(&fixture, &[]);
+    let head = |number| raw::frame(HEADERS, END_HEADERS, number, &raw::head(raw::POST, "/api/beacon"));
     // cut at once, and while the rest of it is waited for
     for (cut, is_waited_for) in [(1, false), (3, true), (5, false), (7, true)] {
-        connection.send(frame(HEADERS, END_HEADERS, cut, &head));
-        connection.send(frame(0, 0, cut, b"value=10"));
+        stream.write_all(&[head(cut), raw::frame(DATA, 0, cut, b"value=10")].concat()).unwrap();
         if is_waited_for {
-            connection.send(frame(PING, 0, 0, &[cut; 8]));
-            let mut head = [0; 9];
-            while head[3] != PING {
-                connection.stream.read_exact(&mut head).unwrap();
-                let mut payload = vec![0; usize::from(head[2])];
-                connection.stream.read_exact(&mut payload).unwrap();
-            }
+            raw::wait_until_read(&mut stream);
         }
-        connection.send(frame(RST_STREAM, 0, cut, &[0; 4]));
+        stream.write_all(&raw::frame(RST_STREAM, 0, cut, &[0; 4])).unwrap();
     }
-    connection.send(frame(HEADERS, END_HEADERS, 9, &head));
-    connection.send(frame(0, END_STREAM, 9, b"value=1000"));
+    stream.write_all(&[head(9), raw::frame(DATA, END_STREAM, 9, b"value=1000")].concat()).unwrap();
     fixture.assert_ledger([1, 1, 0]);
 }

@@ -8,33 +8,35 @@ use super::Fixture;
 use super::attacks::attack;
 use crate::harness::PATIENCE;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 /// More than any flood may send on one connection.
 const MOST_TAKEN: usize = 64 * 1024 * 1024;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+/// A frame (RFC 9113, 4.1).
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// `:method`, `:scheme`, and `:path` and `:authority` as literals (RFC 7541, appendix A).
-fn head(method: u8, path: &str) -> Vec<u8> {
+pub fn head(method: u8, path: &str) -> Vec<u8> {
     let len = u8::try_from(path.len()).unwrap();
     [&[method, 0x86, 0x04, len][..], path.as_bytes(), &[0x01, 1], b"x"].concat()
 }
 
-const GET: u8 = 0x82;
-const POST: u8 = 0x83;
+pub const GET: u8 = 0x82;
+pub const POST: u8 = 0x83;
 
-fn connect(fixture: &Fixture, settings: &[u8]) -> TcpStream {
+/// A connection that has begun with these settings.
+pub fn connect(fixture: &Fixture, settings: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(fixture.collector.http).unwrap();
     stream.write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, settings)].concat()).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -157,20 +159,41 @@ fn whoever_takes_no_byte_of_an_answer_is_cut_off() {
     fixture.assert_ledger([honest, honest, 0]);
 }
 
+/// Reads the head of a frame, and what is in it: its kind and its flags.
+fn read_frame(stream: &mut TcpStream) -> io::Result<[u8; 2]> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head)?;
+    let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    io::copy(&mut stream.take(len.into()), &mut io::sink())?;
+    Ok([head[3], head[4]])
+}
+
+/// Returns when all that was sent has been read: a PING is answered.
+pub fn wait_until_read(stream: &mut TcpStream) {
+    stream.write_all(&frame(PING, 0, 0, b"01234567")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    while read_frame(stream).unwrap() != [PING, 1] {}
+}
+
+/// A connection on which so many answers as there is room for wait for room for their bodies.
+fn with_answers_that_wait(fixture: &Fixture, request: impl Fn(u32) -> Vec<u8>) -> TcpStream {
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0
+    let mut stream = connect(fixture, &[0, 4, 0, 0, 0, 0]);
+    stream.write_all(&(0..16).flat_map(request).collect::<Vec<_>>()).unwrap();
+    assert_eq!(heads_of_answers(&mut stream, 16), 16);
+    stream
+}
+
 /// Reads frames until there are so many answers' heads, and then for a moment more: whether there is another one.
-fn heads_of_answers(stream: &mut TcpStream, until: usize) -> usize {
+pub fn heads_of_answers(stream: &mut TcpStream, until: usize) -> usize {
     let mut heads = 0;
     loop {
         let moment = if heads >= until { Duration::from_millis(300) } else { PATIENCE };
         stream.set_read_timeout(Some(moment)).unwrap();
-        let mut head = [0; 9];
-        match stream.read_exact(&mut head) {
-            Ok(()) => {}
+        match read_frame(stream) {
+            Ok([kind, _]) => heads += usize::from(kind == HEADERS),
             Err(_) => return heads,
         }
-        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        io::copy(&mut Read::take(&mut *stream, len.into()), &mut io::sink()).unwrap();
-        heads += usize::from(head[3] == HEADERS);
     }
 }
 
@@ -179,9 +202,7 @@ fn whoever_takes_no_answer_gets_no_more_of_them_and_all_when_it_does() {
     let fixture = Fixture::start(&[]);
     let get = head(GET, "/beacon.js");
     let request = |n: u32| frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get);
-    let mut stream = connect(&fixture, &[0, 4, 0, 0, 0, 0]);
-    stream.write_all(&(0..16).flat_map(request).collect::<Vec<_>>()).unwrap();
-    assert_eq!(heads_of_answers(&mut stream, 16), 16);
+    let mut stream = with_answers_that_wait(&fixture, request);
     stream.write_all(&(16..100).flat_map(request).collect::<Vec<_>>()).unwrap();
     assert_eq!(heads_of_answers(&mut stream, 0), 0);
     // what takes no room goes on: its window is that of the connection
@@ -196,16 +217,11 @@ fn what_is_given_up_while_it_waits_is_kept_no_longer_and_never_answered() {
     let fixture = Fixture::start(&[]);
     let get = head(GET, "/api/beacon");
     let request = |n: u32| frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get);
-    let mut stream = connect(&fixture, &[0, 4, 0, 0, 0, 0]);
-    stream.write_all(&(0..16).flat_map(request).collect::<Vec<_>>()).unwrap();
-    assert_eq!(heads_of_answers(&mut stream, 16), 16);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = with_answers_that_wait(&fixture, request);
     // there is no room for more of them: each has come, and waits, when it is given up
     for n in 16..500 {
-        stream.write_all(&[request(n), frame(PING, 0, 0, b"01234567")].concat()).unwrap();
-        let mut pong = [0; 17];
-        stream.read_exact(&mut pong).unwrap();
-        assert_eq!(pong[3..5], [PING, 1]);
+        stream.write_all(&request(n)).unwrap();
+        wait_until_read(&mut stream);
         stream.write_all(&frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8])).unwrap();
     }
     let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]);
