@@ -25,6 +25,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use thiserror::Error;
 use uuid::Uuid;
@@ -230,7 +231,7 @@ impl Fields {
     #[expect(clippy::cast_possible_truncation, reason = "parts of a payload whose length fits")]
     fn find(&mut self, payload: &[u8]) -> Result<(), RecordError> {
         let short = RecordError::Short { len: payload.len() };
-        let (fixed, rest) = payload.split_first_chunk::<EVENT_FIXED>().ok_or(short)?;
+        let fixed = payload.first_chunk::<EVENT_FIXED>().ok_or(short)?;
         if fixed[0] != KIND_EVENT {
             return Err(RecordError::UnknownKind { kind: fixed[0] });
         }
@@ -238,18 +239,17 @@ impl Fields {
         if !matches!(fixed[3], 0 | 4 | 16) {
             return Err(RecordError::BadField { field: "ip" });
         }
-        let (_, rest) = rest.split_at_checked(texts_at(fixed) - EVENT_FIXED).ok_or(short)?;
-        let len = u32::try_from(payload.len()).map_err(|_| short)?;
-        let mut strings = Strings { rest };
+        u32::try_from(payload.len()).map_err(|_| short)?;
+        let mut at = texts_at(fixed);
         for place in &mut self.texts {
-            let text_len = strings.next().ok_or(short)?.len();
-            // neither is longer than the payload
-            let end = len - strings.rest.len() as u32;
-            *place = (end - text_len as u32, end);
+            let text = text_at(payload, at).ok_or(short)?;
+            at = text.end;
+            *place = (text.start as u32, at as u32);
         }
-        self.properties = len - strings.rest.len() as u32;
-        while !strings.rest.is_empty() {
-            strings.next().zip(strings.next()).ok_or(short)?;
+        self.properties = at as u32;
+        while at < payload.len() {
+            let key = text_at(payload, at).ok_or(short)?;
+            at = text_at(payload, key.end).ok_or(short)?.end;
         }
         Ok(())
     }
@@ -301,7 +301,7 @@ impl Fields {
 
     #[inline]
     fn properties_in<'a>(&self, payload: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        let mut strings = Strings { rest: &payload[self.properties as usize..] };
+        let mut strings = Strings { bytes: payload, at: self.properties as usize };
         std::iter::from_fn(move || strings.next().zip(strings.next()))
     }
 }
@@ -413,6 +413,21 @@ fn texts_at(payload: &[u8]) -> usize {
     EVENT_FIXED + usize::from(payload[3]) + origin_len
 }
 
+/// Where the text is of the *str* that begins at `at`, if that is whole.
+#[inline]
+fn text_at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
+    let (start, len) = match *bytes.get(at)? {
+        // most lengths
+        len @ 0..0x80 => (at + 1, usize::from(len)),
+        _ => {
+            let mut rest = &bytes[at..];
+            let len = usize::try_from(varint::take(&mut rest)?).ok()?;
+            (bytes.len() - rest.len(), len)
+        }
+    };
+    (len <= bytes.len() - start).then(|| start..start + len)
+}
+
 /// The address with these bytes, as [`EventView::ip`] gives them.
 pub fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
@@ -459,13 +474,14 @@ pub fn put_str(out: &mut Vec<u8>, text: &[u8]) {
 /// Takes one *str* after the other, until there is no whole one. The same texts are always the same bytes.
 #[derive(Clone, Debug)]
 pub struct Strings<'a> {
-    rest: &'a [u8],
+    bytes: &'a [u8],
+    at: usize,
 }
 
 impl<'a> Strings<'a> {
     /// Those that begin here.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self { bytes, at: 0 }
     }
 }
 
@@ -474,10 +490,9 @@ impl<'a> Iterator for Strings<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
-        let len = usize::try_from(varint::take(&mut self.rest)?).ok()?;
-        let (text, rest) = self.rest.split_at_checked(len)?;
-        self.rest = rest;
-        Some(text)
+        let text = text_at(self.bytes, self.at)?;
+        self.at = text.end;
+        Some(&self.bytes[text])
     }
 }
 
@@ -651,9 +666,9 @@ mod tests {
         for len in [127, 128, 16_383, 16_384, crate::event::MAX_EVENT_BYTES] {
             let mut bytes = Vec::new();
             put_str(&mut bytes, "x".repeat(len).as_bytes());
-            let mut strings = Strings { rest: &bytes };
+            let mut strings = Strings::new(&bytes);
             assert_eq!(strings.next().map(<[u8]>::len), Some(len));
-            assert!(strings.rest.is_empty());
+            assert_eq!(strings.at, bytes.len());
         }
     }
 }
