@@ -1,13 +1,14 @@
 //! Query strings: `key=value&…` as browsers write them
 //! (<https://url.spec.whatwg.org/#urlencoded-parsing>). Bytes that are not UTF-8 become U+FFFD.
 //!
-//! Nothing is copied unless a `%`, a `+` or a bad byte is in it.
+//! Nothing of a text is copied unless a `%` or a `+` is in it.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use memchr::{memchr2, memchr3_iter};
+use percent_encoding::percent_decode;
 use simdutf8::basic::from_utf8;
+use wide::u8x16;
 
 /// The pairs of a query string, decoded, in order. A piece without `=` has an empty value.
 pub(crate) fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
@@ -21,13 +22,14 @@ pub(crate) fn pairs_of_text(query: &str) -> impl Iterator<Item = (Cow<'_, str>, 
 }
 
 fn pairs_of<'a>(query: &'a [u8], text: Option<&'a str>) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
-    pieces(query).map(move |Piece { range: Range { start, end }, escape }| {
+    pieces(query).map(move |Piece { range: Range { start, end }, equals, escape }| {
         let decode = |range: Range<usize>| match text {
             Some(text) if range.end <= escape => Cow::Borrowed(&text[range]),
-            _ => decode(&query[range]),
+            Some(text) => decode_text(&text[range]),
+            None => decode(&query[range]),
         };
-        match query[start..end].iter().position(|byte| *byte == b'=') {
-            Some(at) => (decode(start..start + at), decode(start + at + 1..end)),
+        match equals {
+            Some(at) => (decode(start..at), decode(at + 1..end)),
             None => (decode(start..end), Cow::Borrowed("")),
         }
     })
@@ -37,94 +39,80 @@ fn pairs_of<'a>(query: &'a [u8], text: Option<&'a str>) -> impl Iterator<Item = 
 /// queries have none of these.
 pub fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let mut last = None;
-    for Piece { range, escape } in pieces(query.as_bytes()) {
-        let has_escape = escape < range.end;
-        let text = &query.as_bytes()[range];
-        if !has_escape && !text.starts_with(name.as_bytes()) {
-            continue;
-        }
-        let key_len = text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
-        if decode(&text[..key_len]) == name {
-            last = text.get(key_len + 1..).or(Some(&[]));
+    for Piece { range, equals, escape } in pieces(query.as_bytes()) {
+        let key = &query[range.start..equals.unwrap_or(range.end)];
+        if key == name || (escape < range.start + key.len() && decode_text(key) == name) {
+            last = Some(equals.map_or("", |at| &query[at + 1..range.end]));
         }
     }
-    last.map(decode)
+    last.map(decode_text)
 }
 
 /// What stands between two `&`.
 struct Piece {
     range: Range<usize>,
+    /// Where the first `=` in it is.
+    equals: Option<usize>,
     /// Where the first `%` or `+` in it is; its end, if there is none.
     escape: usize,
 }
 
 /// The pieces that are not empty.
 fn pieces(query: &[u8]) -> impl Iterator<Item = Piece> {
-    let mut marks = memchr3_iter(b'&', b'%', b'+', query).chain([query.len()]);
-    let (mut start, mut escape) = (0, None);
+    let mut marks = Marks::of(query);
+    let mut start = 0;
     std::iter::from_fn(move || {
-        loop {
-            let at = marks.next()?;
-            if query.get(at).is_some_and(|byte| *byte != b'&') {
-                escape = escape.or(Some(at));
-                continue;
-            }
-            let piece = Piece { range: start..at, escape: escape.take().unwrap_or(at) };
-            start = at + 1;
-            if !piece.range.is_empty() {
-                return Some(piece);
+        while start <= query.len() {
+            let (begin, mut equals, mut escape) = (start, None, None);
+            let end = loop {
+                let Some(at) = marks.next() else { break query.len() };
+                match query[at] {
+                    b'&' => break at,
+                    b'=' => equals = equals.or(Some(at)),
+                    _ => escape = escape.or(Some(at)),
+                }
+            };
+            start = end + 1;
+            if begin < end {
+                return Some(Piece { range: begin..end, equals, escape: escape.unwrap_or(end) });
             }
         }
+        None
     })
 }
 
-fn decode(text: &[u8]) -> Cow<'_, str> {
-    let Some(first) = memchr2(b'%', b'+', text) else {
-        // asked first because it is faster where the answer is yes
-        return from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
-    };
+/// Decodes what is text, of which most escapes stand for ASCII: then it is text before and behind them, too.
+fn decode_text(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
     // what is decoded is not longer
-    let mut decoded = text.to_vec();
-    let (mut from, mut to) = (first, first);
-    while from < text.len() {
-        // between escapes there are mostly a few bytes, which are not worth a search
-        if let Some(eight) = text[from..].first_chunk() {
-            decoded[to..to + EIGHT].copy_from_slice(eight);
-            let plain = plain_len(u64::from_le_bytes(*eight));
-            from += plain;
-            to += plain;
-            if plain == EIGHT {
-                continue;
-            }
-        }
-        let (byte, len) = match (text[from], text[from..].get(1..3)) {
-            (b'+', _) => (b' ', 1),
-            (b'%', Some(&[high, low])) => match (hex(high), hex(low)) {
+    let (mut decoded, mut from) = (String::with_capacity(text.len()), 0);
+    for at in Marks::of(bytes) {
+        let (byte, len) = match bytes[at..] {
+            [b'+', ..] => (b' ', 1),
+            [b'%', high, low, ..] => match (hex(high), hex(low)) {
                 (Some(high), Some(low)) => (high << 4 | low, 3),
-                _ => (b'%', 1),
+                _ => continue,
             },
-            (byte, _) => (byte, 1),
+            _ => continue,
         };
-        decoded[to] = byte;
-        from += len;
-        to += 1;
+        if !byte.is_ascii() {
+            return decode(bytes);
+        }
+        decoded.push_str(&text[from..at]);
+        decoded.push(char::from(byte));
+        from = at + len;
     }
-    decoded.truncate(to);
-    Cow::Owned(
-        String::from_utf8(decoded).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
-    )
+    if from == 0 {
+        return Cow::Borrowed(text);
+    }
+    decoded.push_str(&text[from..]);
+    Cow::Owned(decoded)
 }
 
-/// Bytes that are looked at at a time.
-const EIGHT: usize = size_of::<u64>();
-
-/// How many of eight bytes stand before the first `%` or `+`. A byte is zero where subtracting one from it borrows
-/// (<https://graphics.stanford.edu/~seander/bithacks.html#ZeroInWord>): wrong at most behind one that is.
-fn plain_len(eight: u64) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; EIGHT]);
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
-    let marks = zeros(eight ^ (ONES * b'%' as u64)) | zeros(eight ^ (ONES * b'+' as u64));
-    marks.trailing_zeros() as usize / 8
+/// Decodes any bytes.
+fn decode(bytes: &[u8]) -> Cow<'_, str> {
+    let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    Cow::Owned(percent_decode(&spaced).decode_utf8_lossy().into_owned())
 }
 
 /// The value of a hexadecimal digit.
@@ -135,6 +123,55 @@ fn hex(digit: u8) -> Option<u8> {
         b'A'..=b'F' => Some(digit - b'A' + 10),
         _ => None,
     }
+}
+
+/// Bytes that are looked at at a time.
+const BLOCK: usize = 16;
+
+/// Where each `&`, `=`, `%` and `+` is, in order. There is one in each ten bytes, so that a search for the next one, as memchr has it,
+/// is begun too often.
+struct Marks<'a> {
+    bytes: &'a [u8],
+    /// Where the block ends that is looked at.
+    end: usize,
+    /// Those in it that are left.
+    bits: u32,
+}
+
+impl<'a> Marks<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        Self { bytes, end: 0, bits: 0 }
+    }
+}
+
+impl Iterator for Marks<'_> {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        while self.bits == 0 {
+            let rest = self.bytes.get(self.end..).filter(|rest| !rest.is_empty())?;
+            self.bits = match rest.first_chunk() {
+                Some(block) => marks_in(block),
+                None => {
+                    let mut block = [0; BLOCK];
+                    block[..rest.len()].copy_from_slice(rest);
+                    marks_in(&block)
+                }
+            };
+            self.end += BLOCK;
+        }
+        let at = self.end - BLOCK + self.bits.trailing_zeros() as usize;
+        self.bits &= self.bits - 1;
+        Some(at)
+    }
+}
+
+/// A bit for each byte, the lowest for the first one.
+fn marks_in(block: &[u8; BLOCK]) -> u32 {
+    let block = u8x16::new(*block);
+    let [and, equals, percent, plus] = [b'&', b'=', b'%', b'+'].map(|mark| block.simd_eq(u8x16::splat(mark)));
+    (and | equals | percent | plus).to_bitmask()
 }
 
 #[cfg(test)]
