@@ -2,7 +2,8 @@
 //!
 //! The collector, as it is released, runs under callgrind and under strace, and takes so many requests, and then
 //! more: the difference is theirs, what start and end cost is not in it. Requests come over one connection, one after another, so that
-//! each is a wake-up of its own: more than it costs under load, and the same each time. Counted is the worker; the log's writer looks for
+//! each is a wake-up of its own: more than it costs under load, and the same each time. Over HTTP/2, whose streams are there for that,
+//! 16 come together. Counted is the worker; the log's writer looks for
 //! work by the clock, and `bench-http` has what it costs.
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use http::Request;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// What disturbs a count only ever adds to it: of so many the least one is it, and one is enough where it is low enough.
 const TRIES: usize = 3;
 /// What is counted as a request.
-const ASKS: [(&str, Ask); 2] = [("pixel", Ask::Get), ("post", Ask::Post)];
+const ASKS: [(&str, How); 3] =
+    [("pixel", How::Http1(Ask::Get)), ("post", How::Http1(Ask::Post)), ("http2-pixel", How::Http2)];
+/// So many streams are opened at a time over HTTP/2.
+const STREAMS: usize = 16;
 const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "aligned_alloc", "posix_memalign"];
 
 /// What is counted, and what is made of it.
@@ -45,6 +50,15 @@ pub struct Arguments {
     /// Records the figures in this file.
     #[arg(long)]
     record: Option<PathBuf>,
+}
+
+/// How requests come.
+#[derive(Clone, Copy)]
+enum How {
+    /// One after another.
+    Http1(Ask),
+    /// Pixels, so many together.
+    Http2,
 }
 
 /// By what is asked.
@@ -71,8 +85,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut least = All::new();
     let mut risen = Vec::new();
     for _ in 0..TRIES {
-        for (name, ask) in ASKS {
-            let now = Figures::count(&arguments.collector, ask)?;
+        for (name, how) in ASKS {
+            let now = Figures::count(&arguments.collector, how)?;
             let figures = least.entry(name.to_owned()).or_insert(now);
             *figures = figures.least(now);
             println!("{name}: {}", figures.text());
@@ -91,9 +105,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 impl Figures {
-    fn count(collector: &Path, ask: Ask) -> Result<Self> {
-        let (instructions, allocations) = by_callgrind(collector, ask)?;
-        Ok(Self { instructions, allocations, system_calls: by_strace(collector, ask)? })
+    fn count(collector: &Path, how: How) -> Result<Self> {
+        let (instructions, allocations) = by_callgrind(collector, how)?;
+        Ok(Self { instructions, allocations, system_calls: by_strace(collector, how)? })
     }
 
     fn least(self, other: Self) -> Self {
@@ -128,7 +142,7 @@ fn risen_above(name: &str, now: &Figures, recorded: Option<&Figures>) -> Vec<Str
 }
 
 /// Instructions and allocations.
-fn by_callgrind(collector: &Path, ask: Ask) -> Result<(f64, f64)> {
+fn by_callgrind(collector: &Path, how: How) -> Result<(f64, f64)> {
     let mut runs = Vec::new();
     for requests in REQUESTS {
         let folder = tempfile::tempdir()?;
@@ -137,7 +151,7 @@ fn by_callgrind(collector: &Path, ask: Ask) -> Result<(f64, f64)> {
         let mut command = Command::new("valgrind");
         command.args(["--quiet", "--tool=callgrind", "--separate-threads=yes"]);
         command.arg(format!("--callgrind-out-file={}", out.join("out").display()));
-        serve(command, collector, folder.path(), ask, requests)?;
+        serve(command, collector, folder.path(), how, requests)?;
         runs.push(worker(&out)?);
     }
     let [(few, few_allocations), (many, many_allocations)] = runs[..] else { unreachable!("two runs") };
@@ -157,7 +171,7 @@ fn worker(threads: &Path) -> Result<(u64, u64)> {
 }
 
 /// System calls of sockets and descriptors: what the writer and the clocks do by time is not among them.
-fn by_strace(collector: &Path, ask: Ask) -> Result<f64> {
+fn by_strace(collector: &Path, how: How) -> Result<f64> {
     let mut runs = Vec::new();
     for requests in REQUESTS {
         let folder = tempfile::tempdir()?;
@@ -172,7 +186,7 @@ fn by_strace(collector: &Path, ask: Ask) -> Result<f64> {
             "trace=%network,epoll_wait,epoll_pwait,epoll_ctl,read,write,writev,readv",
         ]);
         command.arg("-o").arg(&out);
-        serve(command, collector, folder.path(), ask, requests)?;
+        serve(command, collector, folder.path(), how, requests)?;
         // "% time  seconds  usecs/call  calls  errors  syscall", with a sum as the last line
         let out = std::fs::read_to_string(&out)?;
         let sum = out.lines().rev().find(|line| line.ends_with("total")).context("strace counts nothing")?;
@@ -187,25 +201,58 @@ fn a_request(few: u64, many: u64) -> f64 {
 }
 
 /// Runs the collector under this command until it has answered so many requests.
-fn serve(mut command: Command, collector: &Path, folder: &Path, ask: Ask, requests: usize) -> Result<()> {
+fn serve(mut command: Command, collector: &Path, folder: &Path, how: How, requests: usize) -> Result<()> {
     let free = || -> Result<SocketAddr> { Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?) };
     let (http, admin) = (free()?, free()?);
     command.arg(collector).args(["--http", &http.to_string(), "--admin", &admin.to_string(), "--udp", "off"]);
     command.args(["--workers", "1", "--segment-size", "64MiB", "--reserve", "0", "--data"]).arg(folder.join("data"));
     let mut running = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("make test-env")?);
     let end = Instant::now() + PATIENCE;
-    let mut stream = loop {
+    let stream = loop {
         match TcpStream::connect(http) {
             Ok(stream) => break stream,
             Err(_) => running.wait_a_moment(end)?,
         }
     };
     stream.set_nodelay(true)?;
+    match how {
+        How::Http1(ask) => over_http1(stream, ask, requests)?,
+        How::Http2 => over_http2(stream, http, requests)?,
+    }
+    running.stop(end)
+}
+
+fn over_http1(mut stream: TcpStream, ask: Ask, requests: usize) -> Result<()> {
     for request in requests::all(ask, false, &requests::of_chrome()).iter().cycle().take(requests) {
         stream.write_all(request)?;
         answer(&mut stream)?;
     }
-    running.stop(end)
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn over_http2(stream: TcpStream, collector: SocketAddr, requests: usize) -> Result<()> {
+    stream.set_nonblocking(true)?;
+    let (mut client, connection) = h2::client::handshake(tokio::net::TcpStream::from_std(stream)?).await?;
+    let connection = tokio::spawn(connection);
+    let pixels = requests::pixels_of_http2(&collector.to_string(), &requests::of_chrome())?;
+    let pixels: Vec<&Request<()>> = pixels.iter().cycle().take(requests).collect();
+    for together in pixels.chunks(STREAMS) {
+        client = client.ready().await?;
+        // they are written when this thread has nothing else to do
+        let ask = |pixel: &&Request<()>| client.send_request((*pixel).clone(), true);
+        let answers = together.iter().map(ask).collect::<Result<Vec<_>, _>>()?;
+        for (answer, _) in answers {
+            let answer = answer.await?;
+            ensure!([200, 503].contains(&answer.status().as_u16()), "{answer:?}");
+            let mut body = answer.into_body();
+            while let Some(bytes) = body.data().await {
+                body.flow_control().release_capacity(bytes?.len())?;
+            }
+        }
+    }
+    drop(client);
+    Ok(connection.await??)
 }
 
 /// Reads an answer, whose length says its head.

@@ -48,6 +48,16 @@ pub fn all(ask: Ask, is_anew: bool, headers: &Headers) -> Vec<Vec<u8>> {
     (0..VARIANTS).map(|n| one(ask(n), is_anew, headers, &mut beacons)).collect()
 }
 
+/// The same pixels as requests over HTTP/2, of this host.
+pub fn pixels_of_http2(host: &str, headers: &Headers) -> http::Result<Vec<http::Request<()>>> {
+    let mut beacons = Beacons::new(3);
+    let one = |_| {
+        let request = http::Request::get(format!("http://{host}/api/beacon?{}", query(&mut beacons)));
+        headers.iter().fold(request, |request, (name, value)| request.header(name, value)).body(())
+    };
+    (0..VARIANTS).map(one).collect()
+}
+
 /// A query of a click.
 pub fn query(beacons: &mut Beacons) -> String {
     let event = beacons.event();
