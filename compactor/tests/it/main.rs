@@ -20,6 +20,7 @@ mod fronts;
 mod isolated;
 mod killed;
 mod manual;
+mod memory;
 mod mutants;
 mod operations;
 mod out;
