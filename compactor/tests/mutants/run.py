@@ -120,7 +120,7 @@ def build(arguments):
     is_built, said = cargo(arguments, "--no-run")
     if not is_built:
         # a run that was ended in the midst of a build may have left half of one
-        ours = [f"-ptallylight-{name}" for name in ("proto", "host", "sender", "service", "collector", "compactor")]
+        ours = [f"-ptallylight-{name}" for name in ("proto", "checksum", "host", "sender", "service", "collector", "compactor")]
         target = ["--target-dir", SCRATCH / "target"]
         subprocess.run(["cargo", "clean", "-q", *target, *ours], cwd=SCRATCH / "tree", check=True)
         is_built, said = cargo(arguments, "--no-run")

@@ -26,7 +26,7 @@ mod x86 {
 
     /// Fewer words than this are taken one after the other: putting sums together costs as much as eight of them.
     const FEW: usize = 12;
-    /// Of so many words is a part, at most: a record of 3 KiB is taken at once.
+    /// Of so many words is a part, at most: a record of nearly 3 KiB is taken at once.
     const MOST: usize = 127;
     /// The polynomial, its bits in reverse.
     const POLYNOMIAL: u32 = 0x82f6_3b78;

@@ -26,7 +26,8 @@ fn pairs_of<'a>(query: &'a [u8], text: Option<&'a str>) -> impl Iterator<Item = 
         let decode = |range: Range<usize>| match text {
             Some(text) if range.end <= escape => Cow::Borrowed(&text[range]),
             Some(text) => decode_text(&text[range]),
-            None => decode(&query[range]),
+            // one bad byte does not make all others bad
+            None => from_utf8(&query[range.clone()]).map_or_else(|_| decode(&query[range]), decode_text),
         };
         match equals {
             Some(at) => (decode(start..at), decode(at + 1..end)),
@@ -40,8 +41,10 @@ fn pairs_of<'a>(query: &'a [u8], text: Option<&'a str>) -> impl Iterator<Item = 
 pub fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     let mut last = None;
     for Piece { range, equals, escape } in pieces(query.as_bytes()) {
-        let key = &query[range.start..equals.unwrap_or(range.end)];
-        if key == name || (escape < range.start + key.len() && decode_text(key) == name) {
+        let end = equals.unwrap_or(range.end);
+        let key = &query[range.start..end];
+        let is_it = if escape < end { decode_text(key) == name } else { key == name };
+        if is_it {
             last = Some(equals.map_or("", |at| &query[at + 1..range.end]));
         }
     }
@@ -84,8 +87,7 @@ fn pieces(query: &[u8]) -> impl Iterator<Item = Piece> {
 /// Decodes what is text, of which most escapes stand for ASCII: then it is text before and behind them, too.
 fn decode_text(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
-    // what is decoded is not longer
-    let (mut decoded, mut from) = (String::with_capacity(text.len()), 0);
+    let (mut decoded, mut from) = (String::new(), 0);
     for at in Marks::of(bytes) {
         let (byte, len) = match bytes[at..] {
             [b'+', ..] => (b' ', 1),
@@ -98,6 +100,10 @@ fn decode_text(text: &str) -> Cow<'_, str> {
         if !byte.is_ascii() {
             return decode(bytes);
         }
+        if from == 0 {
+            // what is decoded is not longer
+            decoded.reserve(text.len());
+        }
         decoded.push_str(&text[from..at]);
         decoded.push(char::from(byte));
         from = at + len;
@@ -109,7 +115,7 @@ fn decode_text(text: &str) -> Cow<'_, str> {
     Cow::Owned(decoded)
 }
 
-/// Decodes any bytes.
+/// Decodes any bytes, of which escapes may make characters together.
 fn decode(bytes: &[u8]) -> Cow<'_, str> {
     let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
     Cow::Owned(percent_decode(&spaced).decode_utf8_lossy().into_owned())
@@ -191,6 +197,7 @@ mod tests {
         assert_eq!(parameter("ack=logged&%61ck=syn%63ed&debug", "ack").as_deref(), Some("synced"));
         assert_eq!(parameter("ack=logged&debug", "debug").as_deref(), Some(""));
         assert_eq!(parameter("acks=1", "ack"), None);
+        assert_eq!(parameter("+=space&%2b=plus", "+").as_deref(), Some("plus"));
     }
 
     proptest! {

@@ -102,7 +102,7 @@ impl Framing {
         let mut head = [0; 12];
         head[..8].copy_from_slice(&self.position(offset).to_le_bytes());
         head[8..].copy_from_slice(&length.to_le_bytes());
-        let (words, []) = rest.as_chunks() else { unreachable!("a frame is padded to whole words") };
+        let (words, []) = rest.as_chunks::<8>() else { unreachable!("a frame is padded to whole words") };
         tallylight_checksum::append(self.seed, &head, words)
     }
 }
