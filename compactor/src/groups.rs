@@ -18,6 +18,7 @@ use tallylight_proto::time::Millis;
 
 use crate::batch::{Fate, Taken};
 use crate::counting_sort::counting_sort;
+use crate::pieces::Pieces;
 use crate::side_by_side::all;
 use crate::texts::{ABSENT, Texts};
 use crate::visitors::{self, Visitors};
@@ -232,7 +233,7 @@ impl<'a> Group<'a> {
 pub struct Groups {
     keys: Texts,
     /// Of each key, by its number.
-    measures: Vec<Measures>,
+    measures: Pieces<Measures>,
     bytes: usize,
     /// Visitors that are not in the measures yet, by their coupons, and the numbers of their groups.
     seen: Vec<(u32, u32)>,
@@ -391,7 +392,7 @@ impl Groups {
     }
 
     fn all(&self) -> impl Iterator<Item = Group<'_>> {
-        self.keys.list().iter().zip(&self.measures).map(|(key, measures)| Group { key, measures })
+        self.keys.list().iter().zip(self.measures.iter()).map(|(key, measures)| Group { key, measures })
     }
 
     fn at(&self, number: u32) -> Group<'_> {

@@ -36,6 +36,7 @@ pub mod lock;
 pub mod log;
 pub mod metrics;
 pub mod parquet_file;
+pub mod pieces;
 pub mod portion;
 pub mod rebuild;
 pub mod release;
