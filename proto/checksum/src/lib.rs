@@ -109,7 +109,7 @@ mod tests {
         let up: [u8; 32] = std::array::from_fn(|n| u8::try_from(n).unwrap());
         for (bytes, expected) in [([0; 32], 0x8a91_36aa), ([0xff; 32], 0x62a8_ab43), (up, 0x46dd_794e)] {
             let (head, rest) = bytes.split_first_chunk::<12>().unwrap();
-            // the words end four bytes before: so those are a head of their own
+            // the last four are no whole word
             let (words, tail) = rest.as_chunks();
             assert_eq!(by_definition(append(0, head, words), tail.iter().copied()), expected);
         }
