@@ -517,6 +517,14 @@ impl Process {
         self.child.id()
     }
 
+    /// A number that `/proc/PID/status` says of it, without its unit (`proc_pid_status(5)`).
+    pub fn status_line(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let number = value.and_then(|value| value.split_whitespace().next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("no number {name} in {status}"))
+    }
+
     /// Whether it ended, and how.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("our own child can be waited for")

@@ -31,16 +31,9 @@ fn what_a_long_log_needed_is_given_back_and_its_threads_had_it_in_common() {
     });
     assert_eq!(reserved(&compactor), 0, "arenas of single threads");
     wait_for_within(Duration::from_secs(30), "memory given back", || {
-        let [now, most] = ["VmRSS:", "VmHWM:"].map(|line| kib_of(&compactor, line));
+        let [now, most] = ["VmRSS", "VmHWM"].map(|name| compactor.status_line(name));
         (now < most / PART_KEPT).then_some(())
     });
-}
-
-/// A line of `/proc/PID/status`, in KiB (`proc_pid_status(5)`).
-fn kib_of(compactor: &Compactor, line: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", compactor.pid())).unwrap();
-    let value = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
-    value.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// How many large ranges of addresses there are that nobody may touch (`proc_pid_maps(5)`).

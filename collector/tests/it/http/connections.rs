@@ -76,9 +76,7 @@ fn a_connection_of_http_1_0_is_kept_if_that_is_asked_for() {
 #[test]
 fn room_for_all_connections_is_made_when_it_starts() {
     let fixture = Fixture::start(&["--max-connections=5000"]);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", fixture.collector.pid())).unwrap();
-    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
-    let size: usize = size.trim().parse().unwrap();
+    let size = fixture.collector.status_line("FDSize");
     assert!(size >= 5000, "{size}");
 }
 
