@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tallylight_host::disk::{self, File, Mode};
@@ -81,6 +82,17 @@ impl ReadFile {
     /// Fills as much of the buffer as the file has from this offset and says how much that was.
     pub fn read_up_to(&self, buffer: &mut [u8], offset: u64) -> Result<usize, StorageError> {
         self.file.read_up_to(buffer, offset).map_err(because("read", &self.path))
+    }
+
+    /// Has what is read of it come into the page cache page by page, because it will be mapped and written to again, see
+    /// [`File::read_by_the_page`]. A file system that cannot does what it does.
+    pub fn read_by_the_page(&self) {
+        let _ = self.file.read_by_the_page();
+    }
+
+    /// Has the kernel begin to read a range of it. What it does not is read when it is asked for.
+    pub fn fetch(&self, range: Range<u64>) {
+        let _ = self.file.fetch(range);
     }
 
     /// Makes durable what any process has written into it so far. What is read from then on is what is on disk: after a

@@ -2,7 +2,8 @@
 //!
 //! The rule: latency counts from when a request was due. In a closed loop that is when the answer before it came; in an open
 //! one its time comes whatever became of the others, and a request for which no connection is free waits while its latency
-//! goes on ("coordinated omission", Tene 2013).
+//! goes on ("coordinated omission", Tene 2013). Where pixels are among what is asked, it is theirs alone: what else is asked is to wait
+//! for the log.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -58,6 +59,8 @@ impl Window {
 pub struct Load<'a> {
     to: SocketAddr,
     requests: &'a [Vec<u8>],
+    /// Whether each of them has its latency noted.
+    are_timed: Vec<bool>,
     next_request: usize,
     /// Whether each request has a connection of its own.
     is_anew: bool,
@@ -84,9 +87,12 @@ struct Request {
 
 impl<'a> Load<'a> {
     pub fn new(to: SocketAddr, requests: &'a [Vec<u8>], connections: usize, is_anew: bool) -> Result<Self> {
+        let is_pixel = |request: &Vec<u8>| request.starts_with(b"GET ");
+        let has_pixels = requests.iter().any(is_pixel);
         Ok(Self {
             to,
             requests,
+            are_timed: requests.iter().map(|request| is_pixel(request) || !has_pixels).collect(),
             next_request: 0,
             is_anew,
             connections: (0..connections).map(|_| Connection::default()).collect(),
@@ -136,7 +142,7 @@ impl<'a> Load<'a> {
                 let connection = &mut self.connections[place];
                 let request = connection.request.take().expect("it was answered");
                 if answered {
-                    window.latencies.push(now - request.due);
+                    window.latencies.extend(self.are_timed[request.variant].then(|| now - request.due));
                     window.answered += 1;
                 } else {
                     window.failed += 1;

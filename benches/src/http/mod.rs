@@ -19,7 +19,7 @@ use crate::compare::{alternate, quartiles};
 use crate::peers::Peers;
 use crate::{machine, process};
 use contender::{Contender, Running};
-use load::{Load, Pace};
+use load::{Load, Pace, Window};
 use requests::{Ask, Headers};
 
 /// Requests before those that are measured.
@@ -82,6 +82,8 @@ enum Shape {
     Open { rate: Option<f64> },
     /// So many connections with so many streams each.
     Http2 { connections: usize, streams: usize },
+    /// Half of so many connections as in a closed loop, and the other half over HTTP/2 at the same time, with so many streams each.
+    Both { connections: usize, streams: usize },
 }
 
 /// What one window of one contender was like.
@@ -95,6 +97,11 @@ pub struct Measured {
 }
 
 impl Measured {
+    fn of(window: &Window, cpu: f64) -> Self {
+        let latency = Some([0.5, 0.99, 0.999].map(|share| window.quantile(share)));
+        Self { answered: window.answered, failed: window.failed, seconds: window.seconds, cpu, latency }
+    }
+
     fn rate(&self) -> f64 {
         self.answered as f64 / self.seconds
     }
@@ -211,12 +218,28 @@ impl Arguments {
             shape: Shape::Closed { connections: OPEN_CONNECTIONS },
             contenders: asked(Ask::GetOrScript).collect(),
         });
+        all.push(Workload {
+            name: "acknowledgements of all kinds, open loop".into(),
+            shape: Shape::Open { rate: Some(self.open_rate) },
+            contenders: vec![
+                collector("Tallylight, pixels", Ask::Get, true),
+                collector("Tallylight, POST, 204 after the log", Ask::Post, true),
+                collector("Tallylight, POST, 204 after the disk", Ask::PostSynced, true),
+                collector("Tallylight, half pixels, a quarter each of those", Ask::AnyAck, true),
+            ],
+        });
         let anew = Shape::Anew { connections: OPEN_CONNECTIONS };
         all.push(Workload { name: "a new connection a request".into(), shape: anew, contenders: pair().collect() });
         for (connections, streams) in [(16, 16), (64, 1)] {
             let name = format!("HTTP/2, {connections} × {streams} streams");
             all.push(Workload { name, shape: Shape::Http2 { connections, streams }, contenders: pair().collect() });
         }
+        let (connections, streams) = (OPEN_CONNECTIONS, 4);
+        all.push(Workload {
+            name: format!("{connections} keep-alive, half of them HTTP/2 × {streams} streams"),
+            shape: Shape::Both { connections, streams },
+            contenders: pair().collect(),
+        });
         Ok(all)
     }
 }
@@ -237,6 +260,19 @@ fn measure(
     let running = contender.start(folder.path())?;
     let measured = match shape {
         Shape::Http2 { connections, streams } => http2(&running, headers, connections, streams, window, peers),
+        Shape::Both { connections, streams } => {
+            let requests = requests::all(contender.ask, false, headers);
+            let mut load = Load::new(running.http1, &requests, connections / 2, false)?;
+            load.run(Pace::Closed, WARM_UP)?;
+            let before = running.process.cpu()?;
+            let (own, other) = std::thread::scope(|scope| {
+                let other = scope.spawn(|| http2(&running, headers, connections / 2, streams, window, peers));
+                (load.run(Pace::Closed, window), other.join().expect("errors are returned"))
+            });
+            let cpu = running.process.cpu()? - before;
+            let (own, other) = (Measured::of(&own?, cpu), other?);
+            Ok(Measured { answered: own.answered + other.answered, failed: own.failed + other.failed, ..own })
+        }
         Shape::Closed { connections } => http1(&running, connections, false, Pace::Closed),
         Shape::Anew { connections } => http1(&running, connections, true, Pace::Closed),
         Shape::Open { rate } => {
@@ -267,13 +303,7 @@ fn http1(
     let before = running.process.cpu()?;
     let window = load.run(pace, window)?;
     let cpu = running.process.cpu()? - before;
-    Ok(Measured {
-        answered: window.answered,
-        failed: window.failed,
-        seconds: window.seconds,
-        cpu,
-        latency: Some([0.5, 0.99, 0.999].map(|share| window.quantile(share))),
-    })
+    Ok(Measured::of(&window, cpu))
 }
 
 /// The same by h2load, which does it well.

@@ -24,6 +24,8 @@ pub enum Ask {
     Script,
     /// Mostly the pixel, and the script for those that are new: what comes over the few connections of a proxy.
     GetOrScript,
+    /// What sites send that ask for different acknowledgements: half of them pixels, the others as many of either.
+    AnyAck,
 }
 
 /// Of so many pixels and scripts one is a script.
@@ -43,6 +45,7 @@ pub fn all(ask: Ask, is_anew: bool, headers: &Headers) -> Vec<Vec<u8>> {
     let ask = |n: usize| match ask {
         Ask::GetOrScript if n.is_multiple_of(SCRIPT_OF) => Ask::Script,
         Ask::GetOrScript => Ask::Get,
+        Ask::AnyAck => [Ask::Get, Ask::Post, Ask::Get, Ask::PostSynced][n % 4],
         other => other,
     };
     (0..VARIANTS).map(|n| one(ask(n), is_anew, headers, &mut beacons)).collect()
@@ -89,7 +92,7 @@ const CHROME: [(&str, &str); 11] = [
 fn one(ask: Ask, is_anew: bool, headers: &Headers, beacons: &mut Beacons) -> Vec<u8> {
     let (line, body) = match ask {
         Ask::Script => ("GET /beacon.js".into(), String::new()),
-        Ask::Get | Ask::GetOrScript => (format!("GET /api/beacon?{}", query(beacons)), String::new()),
+        Ask::Get | Ask::GetOrScript | Ask::AnyAck => (format!("GET /api/beacon?{}", query(beacons)), String::new()),
         Ask::Head => (format!("HEAD /api/beacon?{}", query(beacons)), String::new()),
         Ask::Post => ("POST /api/beacon".into(), body(beacons)),
         Ask::PostSynced => ("POST /api/beacon?ack=synced".into(), body(beacons)),

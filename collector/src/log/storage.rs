@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tallylight_host::disk::{self, File, Locked, Map, Mode, PAGE};
-use tallylight_proto::segment::{MARK_WORDS, Mark, MarkKind};
+use tallylight_proto::segment::{MARK_WORDS, Mark, MarkKind, ahead_of};
 use thiserror::Error;
 
 /// A system call that failed.
@@ -168,6 +168,8 @@ impl MappedFile {
 
     fn map(path: &Path, file: File) -> Result<Exclusive> {
         let map = at("map", path, file.map())?;
+        // what cannot be advised is read and synced in pieces of the kernel's choice
+        let _ = file.read_by_the_page();
         Ok(Exclusive(std::sync::Arc::new(Self { path: path.to_owned(), file, map })))
     }
 
@@ -178,6 +180,10 @@ impl MappedFile {
 
     /// Reads from an offset, as much as there is.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        if let Some(range) = ahead_of(offset, buffer.len()) {
+            // what is not fetched is read when its turn comes
+            let _ = self.file.fetch(range);
+        }
         at("read", &self.path, self.file.read_up_to(buffer, offset))
     }
 

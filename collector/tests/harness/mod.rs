@@ -519,10 +519,19 @@ impl Process {
 
     /// A number that `/proc/PID/status` says of it, without its unit (`proc_pid_status(5)`).
     pub fn status_line(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        self.proc_line("status", name)
+    }
+
+    /// The same of `/proc/PID/io` (`proc_pid_io(5)`).
+    pub fn io_line(&self, name: &str) -> u64 {
+        self.proc_line("io", name)
+    }
+
+    fn proc_line(&self, file: &str, name: &str) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid())).expect("it runs");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let number = value.and_then(|value| value.split_whitespace().next()?.parse().ok());
-        number.unwrap_or_else(|| panic!("no number {name} in {status}"))
+        number.unwrap_or_else(|| panic!("no number {name} in {text}"))
     }
 
     /// Whether it ended, and how.

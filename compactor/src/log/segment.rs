@@ -8,7 +8,9 @@ use std::path::Path;
 use tallylight_proto::layout;
 use tallylight_proto::ledger;
 use tallylight_proto::record::{self, Record};
-use tallylight_proto::segment::{Found, Framing, HEADER_LEN, HeaderError, HeaderPage, MARK_WORDS, Mark, Scanner};
+use tallylight_proto::segment::{
+    Found, Framing, HEADER_LEN, HeaderError, HeaderPage, MARK_WORDS, Mark, Scanner, ahead_of,
+};
 use tallylight_proto::time::Millis;
 
 use crate::storage::{ReadFile, StorageError};
@@ -28,7 +30,9 @@ pub struct SegmentFile {
 impl SegmentFile {
     /// Opens the segment with this base.
     pub fn open(folder: &Path, base: u64) -> Result<Self, StorageError> {
-        Ok(Self { base, file: ReadFile::open(&folder.join(layout::segment(base)))? })
+        let file = ReadFile::open(&folder.join(layout::segment(base)))?;
+        file.read_by_the_page();
+        Ok(Self { base, file })
     }
 
     /// The file.
@@ -64,6 +68,7 @@ impl SegmentFile {
 
     /// Fills as much of the buffer as there is from this offset.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StorageError> {
+        ahead_of(offset, buffer.len()).into_iter().for_each(|range| self.file.fetch(range));
         self.file.read_up_to(buffer, offset)
     }
 

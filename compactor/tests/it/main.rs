@@ -31,6 +31,7 @@ mod prometheus;
 mod python;
 mod restarts;
 mod segments;
+mod small_syncs;
 mod soak;
 mod terminal;
 mod testlog;

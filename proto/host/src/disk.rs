@@ -6,6 +6,8 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::num::NonZero;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -222,6 +224,36 @@ impl File {
             Opened::Real(file) => Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?),
             #[cfg(feature = "simulated")]
             Opened::Simulated(file) => file.drop_cache(),
+        }
+    }
+
+    /// Has reads by this open file bring single pages into the page cache, and no others than are asked for
+    /// (`POSIX_FADV_RANDOM`, posix_fadvise(2)). Otherwise they come in folios of up to 2 MiB, and a sync writes all of a folio in which
+    /// a byte was changed through a map.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn read_by_the_page(&self) -> io::Result<()> {
+        self.advise(0..0, rustix::fs::Advice::Random)
+    }
+
+    /// Has the kernel begin to read a range into the page cache (`POSIX_FADV_WILLNEED`).
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn fetch(&self, range: Range<u64>) -> io::Result<()> {
+        self.advise(range, rustix::fs::Advice::WillNeed)
+    }
+
+    /// An empty range is all of the file.
+    fn advise(&self, range: Range<u64>, advice: rustix::fs::Advice) -> io::Result<()> {
+        match &self.0 {
+            Opened::Real(file) => {
+                Ok(rustix::fs::fadvise(file, range.start, NonZero::new(range.end.saturating_sub(range.start)), advice)?)
+            }
+            // it has no page cache to be advised about
+            #[cfg(feature = "simulated")]
+            Opened::Simulated(_) => Ok(()),
         }
     }
 

@@ -28,7 +28,7 @@ pub use frame::{FRAME_LEN, Framing, MAX_PAYLOAD, framed_len};
 pub use header::{HEADER_LEN, Header, HeaderError, HeaderPage, SECTOR_LEN, UNKNOWN_ORDINAL};
 pub use holes::{HOLES_LEN, HOLES_OFFSET, Holes};
 pub use mark::{MARK_WORDS, Mark, MarkKind};
-pub use scanner::{Found, Framed, Gap, Scanner};
+pub use scanner::{Found, Framed, Gap, Scanner, ahead_of};
 
 /// The smallest capacity of a segment, in bytes: some of the largest records and the header.
 pub const MIN_CAPACITY: u64 = 1 << 20;

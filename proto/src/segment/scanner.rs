@@ -3,6 +3,8 @@
 //! The scanner does no I/O: it asks for bytes by offset and is given as many as there are. Where no whole
 //! record stands it looks at every 8th byte behind for the next one, and says by ordinals how many the hole had.
 
+use std::ops::Range;
+
 use super::frame::{Check, FRAME_LEN, Framing, MAX_PAYLOAD, MIN_FRAMED, framed_len};
 use super::header::UNKNOWN_ORDINAL;
 use super::mark::Mark;
@@ -12,6 +14,9 @@ use super::mark::Mark;
 const BLOCK_LEN: usize = 64 * 1024;
 /// The window holds the longest record and a block behind it.
 const WINDOW_LEN: usize = BLOCK_LEN + FRAME_LEN + MAX_PAYLOAD;
+/// How much of a file is asked for ahead of what is read: some ms of reading, so that a disk is waited for once in a while and not at
+/// each block.
+const AHEAD_LEN: u64 = 4 << 20;
 
 /// Walks over the records of one segment.
 pub struct Scanner {
@@ -61,6 +66,13 @@ pub struct Gap {
     pub to: u64,
     /// How many records it had; unknown at the end of a segment without an end mark.
     pub records: Option<u64>,
+}
+
+/// What of a segment's file is to be fetched from disk when so many bytes are read from an offset: where a stretch of it is begun,
+/// the next one. Segments are read by the page, and then the kernel fetches nothing ahead by itself.
+pub fn ahead_of(offset: u64, len: usize) -> Option<Range<u64>> {
+    let next = (offset / AHEAD_LEN + 1) * AHEAD_LEN;
+    (offset % AHEAD_LEN < len as u64).then(|| next..next + AHEAD_LEN)
 }
 
 impl Scanner {
@@ -190,6 +202,20 @@ mod tests {
             buffer[..len].copy_from_slice(&bytes[from..from + len]);
             Ok(len)
         }
+    }
+
+    #[test]
+    fn each_stretch_is_fetched_once_while_the_one_before_it_is_read() {
+        let blocks = (HEADER_LEN as u64..).step_by(BLOCK_LEN);
+        let fetched: Vec<_> = blocks
+            .take_while(|offset| *offset < 3 * AHEAD_LEN)
+            .filter_map(|offset| Some((offset, ahead_of(offset, BLOCK_LEN)?)))
+            .collect();
+        let expected = [0, 1, 2].map(|n| {
+            let (begin, next) = (n * AHEAD_LEN + HEADER_LEN as u64, (n + 1) * AHEAD_LEN);
+            (begin, next..next + AHEAD_LEN)
+        });
+        assert_eq!(fetched, expected);
     }
 
     /// Ordinals of the records found, and the holes.
