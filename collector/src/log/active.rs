@@ -13,7 +13,7 @@ use tallylight_proto::segment::{
 use super::storage::{Exclusive, MappedFile, StorageError};
 
 /// Touched at a time by a writer that has overtaken the supply.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: u64 = 16 << 10;
 /// From so many bytes on they are taken out of the map before they are synced.
 const LET_GO: u64 = 64 << 10;
 /// Bytes at the end of a segment that events leave to ledger records: so that what is shed while the disk is full, and

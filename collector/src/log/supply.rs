@@ -19,9 +19,12 @@ use super::status::Status;
 use super::storage::{self, Exclusive, MappedFile, StorageError};
 use super::{LogError, Options};
 
-/// How far ahead of the last record pages are touched, in bytes: some ms of appending at full speed. All of it
-/// is written to the disk once as zeros, so not more.
+/// How far ahead of the last record pages are touched of a writer that is fast, in bytes: some ms of appending at full speed. What a
+/// sync finds touched it writes as it is, and takes from the writer again: so not more, and none ahead of a writer that is not, which touches
+/// a little at a time itself.
 const AHEAD: u64 = 8 << 20;
+/// It is fast that appends so much in a [`TICK`].
+const FAST: u64 = 4 << 20;
 /// Touched in one call, so that the writer is not kept from its own faults for long.
 const CHUNK: u64 = 1 << 20;
 /// How long a full disk is left alone.
@@ -43,7 +46,7 @@ pub(super) struct Supply {
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     next: Option<Prepared>,
     next_base: u64,
@@ -52,6 +55,17 @@ pub(super) struct State {
     stop: bool,
     /// What the writer appends to.
     active: Option<Arc<Shared>>,
+    pace: Pace,
+}
+
+/// How fast the writer is.
+#[derive(Debug)]
+struct Pace {
+    /// When the present [`TICK`] began, and where the writer was then.
+    began: Instant,
+    from: u64,
+    /// Bytes of the tick before.
+    before: u64,
 }
 
 /// What came of a turn of the thread.
@@ -74,7 +88,14 @@ impl Supply {
             capacity: options.segment_size.next_multiple_of(HEADER_LEN as u64),
             reserve: options.reserve,
             status,
-            state: Mutex::new(State { next_base: recovered.next_base, ..State::default() }),
+            state: Mutex::new(State {
+                next: None,
+                next_base: recovered.next_base,
+                full: false,
+                stop: false,
+                active: None,
+                pace: Pace { began: clock::instant(), from: recovered.next_base, before: 0 },
+            }),
             changed: Condvar::new(),
         }
     }
@@ -269,10 +290,49 @@ impl Supply {
 
 impl State {
     /// Up to where the active segment is to be touched next.
-    fn untouched(&self) -> Option<(Arc<Shared>, u64)> {
+    fn untouched(&mut self) -> Option<(Arc<Shared>, u64)> {
         let active = self.active.as_ref()?;
-        let wanted = active.committed().length + AHEAD;
+        let committed = active.committed();
         let to = active.touched() + CHUNK;
-        (to <= wanted && to < active.capacity() + CHUNK).then(|| (Arc::clone(active), to))
+        let is_fast = self.pace.is_fast(active.position(committed), clock::instant());
+        let is_near = to <= committed.length + AHEAD && to < active.capacity() + CHUNK;
+        (is_fast && is_near).then(|| (Arc::clone(active), to))
+    }
+}
+
+impl Pace {
+    /// Whether a writer that has come to this position is fast.
+    fn is_fast(&mut self, position: u64, now: Instant) -> bool {
+        let come = position.saturating_sub(self.from);
+        let is_fast = come.max(self.before) >= FAST;
+        if now.saturating_duration_since(self.began) >= TICK {
+            *self = Self { began: now, from: position, before: come };
+        }
+        is_fast
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_is_fast_as_soon_as_it_appends_much_in_a_tick_and_until_it_has_not_for_one() {
+        let began = clock::instant();
+        let mut pace = Pace { began, from: 1_000, before: 0 };
+        let mut is_fast = |ticks: u32, position| pace.is_fast(1_000 + position, began + TICK / 10 * ticks);
+        let seen = [
+            // ten ticks' worth of what would be much in one
+            is_fast(10, FAST / 10),
+            is_fast(20, FAST / 5),
+            is_fast(22, FAST),
+            // much since the second tick began
+            is_fast(29, FAST + FAST / 5),
+            is_fast(30, FAST + FAST / 5),
+            is_fast(39, FAST + FAST / 5),
+            is_fast(40, FAST + FAST / 5),
+            is_fast(41, FAST + FAST / 5),
+        ];
+        assert_eq!(seen, [false, false, false, true, true, true, true, false]);
     }
 }
