@@ -12,7 +12,8 @@ use tallylight_proto::segment::{
 
 use super::storage::{Exclusive, MappedFile, StorageError};
 
-/// Touched at a time by a writer that has overtaken the supply.
+/// Touched at a time by a writer that the supply touches nothing ahead of, or that has overtaken it: little, since a sync writes what is
+/// touched as it is.
 const CHUNK: u64 = 16 << 10;
 /// From so many bytes on they are taken out of the map before they are synced.
 const LET_GO: u64 = 64 << 10;
