@@ -493,7 +493,8 @@ impl Sorter {
             return Ok(());
         }
         let judged = batch.events().filter(|(_, event)| !event.id().made_here);
-        let ids: Vec<_> = judged.map(|(position, event)| (event.id().uuid, position, event.received_at())).collect();
+        let mut ids = Vec::with_capacity(batch.len());
+        ids.extend(judged.map(|(position, event)| (event.id().uuid, position, event.received_at())));
         let mut verdicts = self.index.judge_all(&ids)?.into_iter();
         let mut decisions = Vec::with_capacity(batch.len());
         for (_, event) in batch.events() {

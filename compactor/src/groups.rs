@@ -20,7 +20,7 @@ use crate::batch::{Fate, Taken};
 use crate::counting_sort::counting_sort;
 use crate::pieces::Pieces;
 use crate::side_by_side::all;
-use crate::texts::{ABSENT, Texts};
+use crate::texts::{ABSENT, TextList, Texts};
 use crate::visitors::{self, Visitors};
 
 /// The columns that always are part of a group's key.
@@ -145,8 +145,9 @@ impl<'a> Key<'a> {
     }
 }
 
-/// What is measured of a group.
+/// What is measured of a group. It begins where a cache line does, and so what each event changes is in one.
 #[derive(Clone, Debug, Default)]
+#[repr(align(64))]
 pub struct Measures {
     /// Counted events.
     pub events: i64,
@@ -216,15 +217,6 @@ impl<'a> Group<'a> {
 
     fn columns(&self) -> impl Iterator<Item = &'a [u8]> {
         Strings::new(self.key)
-    }
-
-    fn target(&self) -> &'a [u8] {
-        self.column(TARGET_COLUMN)
-    }
-
-    /// The columns from the target on.
-    fn rest(&self) -> impl Iterator<Item = &'a [u8]> {
-        self.columns().skip(TARGET_COLUMN)
     }
 }
 
@@ -370,53 +362,68 @@ impl Groups {
     /// All of them, ordered by their columns, bytewise.
     pub fn sorted(mut self) -> Sorted {
         self.settle();
+        let order = self.order();
+        let keys = self.keys.into_list().chosen(&order);
+        self.measures.arrange(order);
+        Sorted { keys, measures: self.measures, bytes: self.bytes }
+    }
+
+    /// The numbers of all groups in the order of their columns.
+    fn order(&self) -> Vec<u32> {
+        /// A group, and its columns from the target on.
+        struct Of<'a> {
+            leading: u64,
+            columns: Strings<'a>,
+            number: u32,
+        }
+        fn target<'a>(columns: &Strings<'a>) -> &'a [u8] {
+            columns.clone().next().expect("a key has all columns")
+        }
         // few sites have few events each, and of one site's targets the first difference mostly tells
-        let mut by_site: HashMap<[&[u8]; TARGET_COLUMN], Vec<u32>, RandomState> = HashMap::default();
-        for (number, group) in (0..).zip(self.all()) {
-            by_site.entry([group.column(0), group.column(1)]).or_default().push(number);
+        let mut by_site: HashMap<[&[u8]; TARGET_COLUMN], Vec<Of<'_>>, RandomState> = HashMap::default();
+        for (number, key) in (0..).zip(self.keys.list().iter()) {
+            let mut columns = Strings::new(key);
+            let site = [(); TARGET_COLUMN].map(|()| columns.next().expect("a key has all columns"));
+            by_site.entry(site).or_default().push(Of { leading: 0, columns, number });
         }
         let mut by_site: Vec<_> = by_site.into_iter().collect();
         by_site.sort_unstable_by_key(|(site, _)| *site);
         let mut order = Vec::with_capacity(self.len());
-        for (_, numbers) in by_site {
-            let target = |number: &u32| self.at(*number).target();
-            let first = numbers.first().map_or(&b""[..], target);
-            let alike = numbers.iter().map(|number| common_len(first, target(number))).min().unwrap_or(0);
-            let mut keyed: Vec<_> =
-                numbers.iter().map(|number| (leading(&target(number)[alike..]), self.at(*number), *number)).collect();
-            keyed
-                .sort_unstable_by(|(a, group, _), (b, other, _)| a.cmp(b).then_with(|| group.rest().cmp(other.rest())));
-            order.extend(keyed.into_iter().map(|(.., number)| number));
+        for (_, mut of_site) in by_site {
+            let first = of_site.first().map_or(&b""[..], |of| target(&of.columns));
+            let alike = of_site.iter().map(|of| common_len(first, target(&of.columns))).min().unwrap_or(0);
+            of_site.iter_mut().for_each(|of| of.leading = leading(&target(&of.columns)[alike..]));
+            of_site.sort_unstable_by(|a, b| {
+                a.leading.cmp(&b.leading).then_with(|| a.columns.clone().cmp(b.columns.clone()))
+            });
+            order.extend(of_site.into_iter().map(|of| of.number));
         }
-        Sorted { groups: self, order }
+        order
     }
 
     fn all(&self) -> impl Iterator<Item = Group<'_>> {
         self.keys.list().iter().zip(self.measures.iter()).map(|(key, measures)| Group { key, measures })
     }
-
-    fn at(&self, number: u32) -> Group<'_> {
-        Group { key: self.keys.list().get(number), measures: &self.measures[number as usize] }
-    }
 }
 
-/// The groups of an hour in the order in which they stand in its file.
+/// The groups of an hour in the order in which they stand in its file, and in memory: each column is one pass over them.
 #[derive(Debug)]
 pub struct Sorted {
-    groups: Groups,
-    /// Their numbers.
-    order: Vec<u32>,
+    keys: TextList,
+    measures: Pieces<Measures>,
+    /// See [`Groups::bytes`].
+    bytes: usize,
 }
 
 impl Sorted {
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.order.len()
+        self.measures.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.measures.is_empty()
     }
 
     /// All of them.
@@ -426,17 +433,18 @@ impl Sorted {
 
     /// Those at these places.
     pub fn range(&self, places: Range<usize>) -> impl ExactSizeIterator<Item = Group<'_>> {
-        self.order[places].iter().map(|number| self.groups.at(*number))
+        places.map(|place| Group { key: self.keys.at(place), measures: &self.measures[place] })
     }
 
     /// What is measured of those.
     pub fn measures(&self, places: Range<usize>) -> impl ExactSizeIterator<Item = &Measures> {
-        self.order[places].iter().map(|number| &self.groups.measures[*number as usize])
+        places.map(|place| &self.measures[place])
     }
 
-    /// They themselves, in no order.
+    /// They themselves, to be found again.
     pub fn into_groups(self) -> Groups {
-        self.groups
+        let Self { keys, measures, bytes } = self;
+        Groups { keys: keys.into(), measures, bytes, ..Groups::default() }
     }
 }
 
@@ -588,6 +596,25 @@ mod tests {
         let sorted: Vec<_> =
             groups.sorted().iter().map(|group| [0, 1, 2, 3].map(|column| text(group, column))).collect();
         assert_eq!(sorted, expected);
+    }
+
+    #[test]
+    fn groups_that_were_sorted_are_counted_in_again() {
+        let key = |n: u32| ["s".to_owned(), "e".to_owned(), (n * 7_919 % 10_007).to_string()];
+        let count =
+            |groups: &mut Groups, numbers: Range<u32>| numbers.for_each(|n| groups.of(&Key::new(&key(n))).events += 1);
+        let all =
+            |groups: Groups| -> Vec<_> { groups.sorted().iter().map(|g| (text(g, 2), g.measures.events)).collect() };
+        for before in [0, 1, 48, 49, 3_000] {
+            let (mut sorted, mut straight) = (Groups::default(), Groups::default());
+            count(&mut sorted, 0..before);
+            let mut sorted = sorted.sorted().into_groups();
+            count(&mut sorted, 0..before + 1_000);
+            count(&mut straight, 0..before);
+            count(&mut straight, 0..before + 1_000);
+            assert_eq!((sorted.len(), sorted.bytes()), (straight.len(), straight.bytes()));
+            assert!(all(sorted) == all(straight), "{before} before");
+        }
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Hourly {
         hours: impl IntoIterator<Item = Result<Unwritten, E>>,
         most: usize,
         is_much: bool,
-        mut written: impl FnMut(Hour, Groups),
+        mut written: impl FnMut(Hour, Sorted),
     ) -> Result<(), E> {
         let columns = self.parquet.num_columns();
         let mut hours = hours.into_iter().fuse();
@@ -159,7 +159,7 @@ impl Hourly {
             writer.commit(self.footer_of(hour))?;
             let Prepared { hour, groups, .. } = Arc::into_inner(row_group.hour).expect("all its columns are written");
             begun.set(begun.get() - 1);
-            written(hour, groups.into_groups());
+            written(hour, groups);
             Ok(())
         };
         in_order(is_much, std::iter::from_fn(next), work, || Ok(()), done)

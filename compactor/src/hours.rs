@@ -259,7 +259,7 @@ impl Hours {
             counted.whole = counted.is_open(due);
             // those of others are not needed again; the next hour's may be large
             if counted.whole {
-                counted.groups = groups;
+                counted.groups = groups.into_groups();
             }
         })
     }

@@ -60,6 +60,28 @@ impl<T> Pieces<T> {
     }
 }
 
+impl<T: Default> Pieces<T> {
+    /// Puts at each place what is where `from` says, which says each place once.
+    pub fn arrange(&mut self, mut from: Vec<u32>) {
+        const DONE: u32 = u32::MAX;
+        for first in 0..from.len() {
+            if from[first] == DONE {
+                continue;
+            }
+            // a cycle of places, to each of which comes what is at the next one
+            let (held, mut place) = (std::mem::take(&mut self[first]), first);
+            loop {
+                let next = std::mem::replace(&mut from[place], DONE) as usize;
+                if next == first {
+                    break self[place] = held;
+                }
+                self[place] = std::mem::take(&mut self[next]);
+                place = next;
+            }
+        }
+    }
+}
+
 impl<T> Index<usize> for Pieces<T> {
     type Output = T;
 
@@ -77,6 +99,7 @@ impl<T> IndexMut<usize> for Pieces<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn it_is_a_list_of_what_was_pushed() {
@@ -90,5 +113,18 @@ mod tests {
         pieces[PIECE] += 1;
         let expected = (0..3 * PIECE + 1).map(|n| if n == PIECE { n + 2 } else { n + 1 });
         assert!(pieces.iter().copied().eq(expected));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_arranged_is_where_it_was_to_go(keys in prop::collection::vec(any::<u8>(), 0..3 * PIECE)) {
+            let mut pieces = Pieces::default();
+            keys.iter().for_each(|key| pieces.push(*key));
+            let mut from: Vec<u32> = (0..).take(keys.len()).collect();
+            from.sort_by_key(|place| keys[*place as usize]);
+            let expected: Vec<u8> = from.iter().map(|place| keys[*place as usize]).collect();
+            pieces.arrange(from);
+            prop_assert!(pieces.iter().eq(&expected));
+        }
     }
 }

@@ -109,6 +109,11 @@ impl Texts {
         &self.list
     }
 
+    /// The same, without what finds them.
+    pub fn into_list(self) -> TextList {
+        self.list
+    }
+
     /// What they take in memory, about.
     pub fn memory(&self) -> usize {
         self.list.bytes.len() + self.list.len() * TEXT_BYTES
@@ -163,6 +168,22 @@ impl Texts {
     }
 }
 
+impl From<TextList> for Texts {
+    /// Of different texts.
+    fn from(list: TextList) -> Self {
+        let slots = (list.len() * 4 / 3 + 1).next_power_of_two().max(FIRST_SLOTS);
+        let mut texts = Self { slots: vec![EMPTY; slots], list, ..Self::default() };
+        let mut begin = 0;
+        for number in 0..u32::try_from(texts.list.len()).expect("they had numbers") {
+            let text = texts.list.get(number);
+            let (hash, len) = (texts.hash(text), u32::try_from(text.len()).expect("it is in memory"));
+            texts.place(Slot { hash, number, begin, len });
+            begin += len;
+        }
+        texts
+    }
+}
+
 impl TextList {
     /// Adds a text, and says where it stands.
     pub fn push(&mut self, text: &[u8]) -> Range<u32> {
@@ -192,6 +213,14 @@ impl TextList {
     pub fn at(&self, place: usize) -> &[u8] {
         let from = place.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.bytes[from as usize..self.ends[place] as usize]
+    }
+
+    /// Those with these numbers, one behind the other.
+    pub fn chosen(&self, numbers: &[u32]) -> Self {
+        // what it takes if each is chosen once
+        let mut chosen = Self { bytes: Vec::with_capacity(self.bytes.len()), ends: Vec::with_capacity(numbers.len()) };
+        numbers.iter().for_each(|number| _ = chosen.push(self.get(*number)));
+        chosen
     }
 
     /// All of them, in order.
@@ -272,9 +301,7 @@ impl TextColumn {
         if texts.list.len() < LOOKED_AT / 8 * 7 {
             return;
         }
-        let mut plain = TextList::default();
-        numbers.iter().for_each(|number| _ = plain.push(texts.list.get(*number)));
-        *self = Self::Plain(plain);
+        *self = Self::Plain(texts.list.chosen(numbers));
     }
 }
 

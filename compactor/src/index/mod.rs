@@ -229,10 +229,11 @@ impl Index {
     pub fn judge_all(&mut self, records: &[(Uuid, u64, Millis)]) -> Result<Vec<Verdict>, IndexError> {
         let keys: Vec<_> = records.iter().map(|(id, ..)| self.head.key(id.as_u128())).collect();
         self.head.prepare(&keys);
-        let judge = |((id, position, received_at), key): (&(Uuid, u64, Millis), &HeadKey)| {
-            self.judge_keyed(*id, *position, *received_at, *key)
-        };
-        records.iter().zip(&keys).map(judge).collect()
+        let mut verdicts = Vec::with_capacity(records.len());
+        for ((id, position, received_at), key) in records.iter().zip(keys) {
+            verdicts.push(self.judge_keyed(*id, *position, *received_at, key)?);
+        }
+        Ok(verdicts)
     }
 
     /// Holds a copy that is known to be a first one: how the index is rebuilt.

@@ -287,16 +287,17 @@ impl Group {
     fn of(copies: &[FirstCopy], run: u64, group: u64) -> Self {
         assert!(copies.is_sorted_by(|a, b| a < b), "copies come sorted, each once");
         let blocks = copies.chunks(COPIES_IN_BLOCK);
-        let mut pages = vec![0; (blocks.len() + 1) * PAGE_BYTES];
-        let (leaf, block_pages) =
-            pages.as_chunks_mut::<PAGE_BYTES>().0.split_last_mut().expect("a leaf is always there");
-        for (n, (block, page)) in blocks.zip(block_pages).enumerate() {
+        let mut pages = Vec::with_capacity((blocks.len() + 1) * PAGE_BYTES);
+        let mut leaf = [0; PAGE_BYTES];
+        for (n, block) in blocks.enumerate() {
             leaf[n * ID_BYTES..][..ID_BYTES].copy_from_slice(&block[0].id.to_be_bytes());
-            for (copy, bytes) in block.iter().zip(page.as_chunks_mut().0) {
-                *bytes = copy.to_bytes();
+            for copy in block {
+                pages.extend_from_slice(&copy.to_bytes());
                 filter::add(&mut leaf[FILTER_AT..BODY_BYTES], FilterKey::of(copy.id));
             }
+            pages.resize((n + 1) * PAGE_BYTES, 0);
         }
+        pages.extend_from_slice(&leaf);
         let first_page = group * (BLOCKS_IN_GROUP as u64 + 1);
         pages.as_chunks_mut().0.iter_mut().zip(first_page..).for_each(|(page, number)| seal(page, run, number));
         Self {
