@@ -66,11 +66,33 @@ fn round(measured: &Measured) -> Value {
 /// What h2load says of a run.
 pub fn of_h2load(text: &str, cpu: f64) -> Result<Measured> {
     let line = |begin: &str| text.lines().find(|line| line.starts_with(begin)).with_context(|| format!("no {begin:?}"));
-    // finished in 2.00s, 75432.50 req/s, 5.61MB/s
-    let seconds = line("finished in ")?.split([' ', ',']).nth(2).and_then(|s| s.strip_suffix('s')?.parse().ok());
+    // finished in 2.00s, 75432.50 req/s, 5.61MB/s, or in 999.35ms
+    let took = line("finished in ")?.split([' ', ',']).nth(2).unwrap_or_default();
+    let (took, unit) = took.strip_suffix("ms").map_or((took.strip_suffix('s'), 1.0), |ms| (Some(ms), 0.001));
+    let seconds = took.and_then(|took| took.parse().ok()).map(|took: f64| took * unit);
     // requests: 150865 total, 151121 started, 150865 done, 150865 succeeded, 0 failed, 0 errored, 0 timeout
     let counts: Vec<u64> = line("requests: ")?.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
     let [_, _, done, answered, ..] = counts[..] else { anyhow::bail!("h2load tells something else") };
     let seconds = seconds.context("h2load does not say how long it ran")?;
     Ok(Measured { answered, failed: done - answered, seconds, cpu, latency: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h2load_says_how_long_it_ran_in_seconds_or_less() {
+        let said = |took| {
+            format!(
+                "finished in {took}, 41542.00 req/s, 2.94MB/s\n\
+                 requests: 41542 total, 41670 started, 41542 done, 41540 succeeded, 0 failed, 2 errored, 0 timeout\n"
+            )
+        };
+        for (took, seconds) in [("2.00s", Some(2.0)), ("999.50ms", Some(0.9995)), ("soon", None), ("ms", None)] {
+            let measured = of_h2load(&said(took), 1.0);
+            assert_eq!(measured.as_ref().ok().map(|measured| measured.seconds), seconds, "{took}");
+            assert!(measured.is_err() || measured.is_ok_and(|m| (m.answered, m.failed) == (41_540, 2)));
+        }
+    }
 }
