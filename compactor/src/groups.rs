@@ -376,27 +376,35 @@ impl Groups {
             columns: Strings<'a>,
             number: u32,
         }
+        /// The groups of a site and an event, and how many bytes their targets begin with that are those of the first one.
+        struct Site<'a> {
+            first: &'a [u8],
+            alike: usize,
+            groups: Vec<Of<'a>>,
+        }
         fn target<'a>(columns: &Strings<'a>) -> &'a [u8] {
             columns.clone().next().expect("a key has all columns")
         }
         // few sites have few events each, and of one site's targets the first difference mostly tells
-        let mut by_site: HashMap<[&[u8]; TARGET_COLUMN], Vec<Of<'_>>, RandomState> = HashMap::default();
+        let mut by_site: HashMap<[&[u8]; TARGET_COLUMN], Site<'_>, RandomState> = HashMap::default();
         for (number, key) in (0..).zip(self.keys.list().iter()) {
             let mut columns = Strings::new(key);
             let site = [(); TARGET_COLUMN].map(|()| columns.next().expect("a key has all columns"));
-            by_site.entry(site).or_default().push(Of { leading: 0, columns, number });
+            let target = target(&columns);
+            let new = || Site { first: target, alike: target.len(), groups: Vec::new() };
+            let site = by_site.entry(site).or_insert_with(new);
+            site.alike = common_len(&site.first[..site.alike], target);
+            site.groups.push(Of { leading: 0, columns, number });
         }
         let mut by_site: Vec<_> = by_site.into_iter().collect();
         by_site.sort_unstable_by_key(|(site, _)| *site);
         let mut order = Vec::with_capacity(self.len());
-        for (_, mut of_site) in by_site {
-            let first = of_site.first().map_or(&b""[..], |of| target(&of.columns));
-            let alike = of_site.iter().map(|of| common_len(first, target(&of.columns))).min().unwrap_or(0);
-            of_site.iter_mut().for_each(|of| of.leading = leading(&target(&of.columns)[alike..]));
-            of_site.sort_unstable_by(|a, b| {
+        for (_, Site { alike, mut groups, .. }) in by_site {
+            groups.iter_mut().for_each(|of| of.leading = leading(&target(&of.columns)[alike..]));
+            groups.sort_unstable_by(|a, b| {
                 a.leading.cmp(&b.leading).then_with(|| a.columns.clone().cmp(b.columns.clone()))
             });
-            order.extend(of_site.into_iter().map(|of| of.number));
+            order.extend(groups.into_iter().map(|of| of.number));
         }
         order
     }
