@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use crossbeam_channel::bounded;
-use tallylight_collector::log::{Appender, Batch, Level, Log, Options};
+use tallylight_collector::log::{Appender, Batch, Level, Log, Options, ack};
 use tallylight_proto::segment::{Framing, HEADER_LEN, framed_len};
 use tallylight_proto::{Event, record};
-use tokio::sync::oneshot;
 
 use crate::beacons::Beacons;
 use crate::compare::{Contender, compare, write_json};
@@ -122,7 +121,7 @@ impl OurLog {
             events.for_each(|event| batch.push(event));
             send(&appender, batch);
         }
-        let (sender, receiver) = oneshot::channel();
+        let (sender, receiver) = ack();
         let mut last = appender.batch();
         last.ack_since(0, Level::Logged, sender);
         send(&appender, last);

@@ -17,10 +17,10 @@ use tallylight_proto::beacon::{self, Body, Context, Detail, Entries, Judged, Pie
 use tallylight_proto::datagram::Number;
 use tallylight_proto::link::Link;
 use tallylight_proto::{DatagramRefusal, Event, Front, Refusal, Shed};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::ids::IdMaker;
-use crate::log::{Appender, Batch, Level};
+use crate::log::{Ack, Appender, Batch, Level, ack};
 use crate::sites::Sites;
 use crate::watched::Watched;
 
@@ -32,10 +32,6 @@ const BODY_RECORDS: usize = 4 * 1024 * 1024;
 const PIECE: Piece = Piece { events: 32, bytes: 8 * 1024 };
 /// A batch of this age is sent with the next event, however busy the worker is.
 const BATCH_AGE: Duration = Duration::from_micros(250);
-
-/// Where a sender learns that its events are where it wants them, or that they could not be taken. Closed
-/// without a word if the log has failed.
-pub type Ack = oneshot::Receiver<Result<(), Shed>>;
 
 /// What becomes of one event that nobody waits for.
 #[derive(Debug)]
@@ -171,7 +167,7 @@ impl Door {
         self.flush();
         let would_shed = self.would_shed();
         self.settle(entries.into_judged(), front, |batch, taken| {
-            let (sender, ack) = oneshot::channel();
+            let (sender, ack) = ack();
             apart.ack_since(0, level, sender);
             let sent = would_shed.map_or_else(|| self.appender.try_send(apart).map_err(|_| Shed::Queue), Err);
             sent.inspect_err(|reason| batch.shed(front, *reason, taken))?;
@@ -194,7 +190,7 @@ impl Door {
         let judged = entries.into_judged();
         drop(batch);
         let posted = self.settle(judged, context.front, |batch, _| {
-            let (sender, ack) = oneshot::channel();
+            let (sender, ack) = ack();
             batch.ack_since(first, level, sender);
             Ok(ack)
         });

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::payload::{self, PayloadError};
 use super::{Facts, Shared, text};
-use crate::door::{Ack, Posted};
-use crate::log::Level;
+use crate::door::Posted;
+use crate::log::{Ack, Level};
 
 /// A body of more events is judged in pieces.
 const AT_ONCE: u64 = 32;

@@ -13,7 +13,8 @@ use tallylight_proto::datagram::Number;
 use tallylight_proto::ledger::Counts;
 use tallylight_proto::reason::{DatagramRefusal, Front, Refusal, Shed};
 use tallylight_proto::{Event, record};
-use tokio::sync::oneshot;
+
+use super::ack::AckSender;
 
 /// What a sender waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +24,6 @@ pub enum Level {
     /// It is on disk: it survives a power cut.
     Synced,
 }
-
-/// Where the answer goes. Dropped without one if the log fails.
-pub type AckSender = oneshot::Sender<Result<(), Shed>>;
 
 /// Records that belong together, from `first` to `end` (numbers in the batch).
 #[derive(Debug)]
@@ -212,8 +210,7 @@ impl Batch {
             let kind = match kind {
                 Kind::Ack { sender, .. } => {
                     give_up(records);
-                    // whoever waited may be gone
-                    let _ = sender.send(Err(reason));
+                    sender.send(Err(reason));
                     continue;
                 }
                 Kind::Datagram(datagram) if end > first => {

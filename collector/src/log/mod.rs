@@ -11,6 +11,7 @@
 //! What a crash leaves is made a sealed segment again by `recovery` before anything is appended.
 //! All system calls and the mapped memory are in [`storage`].
 
+mod ack;
 mod active;
 mod batch;
 #[cfg(feature = "simulated")]
@@ -35,7 +36,8 @@ use tallylight_service::Watchdog;
 use thiserror::Error;
 use tracing::debug;
 
-pub use batch::{AckSender, Batch, Level};
+pub use ack::{Ack, ack};
+pub use batch::{Batch, Level};
 pub use recovery::Recovered;
 pub use status::{Status, StatusSnapshot};
 pub use storage::StorageError;

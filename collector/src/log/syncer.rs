@@ -15,8 +15,8 @@ use tallylight_host::clock;
 use tallylight_proto::segment::Holes;
 use tracing::debug;
 
+use super::ack::{AckSender, answer_all};
 use super::active::Shared;
-use super::batch::AckSender;
 use super::status::Status;
 use super::{LogError, storage};
 
@@ -142,18 +142,14 @@ impl Syncer {
         let (reached, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|(at, _)| *at <= position);
         self.waiting = waiting;
         let reached: Vec<(u64, AckSender)> = reached;
-        for (_, sender) in reached {
-            // whoever waited may be gone
-            let _ = sender.send(Ok(()));
-        }
+        answer_all(reached.into_iter().map(|(_, sender)| (sender, Ok(()))));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::Recovered;
-    use tokio::sync::oneshot;
+    use crate::log::{Recovered, ack};
 
     #[test]
     fn whoever_waits_for_what_is_on_disk_is_answered_and_nobody_else() {
@@ -163,7 +159,7 @@ mod tests {
         let mut syncer = Syncer::new(PathBuf::new(), Duration::ZERO, status, receiver);
         let mut waiters = Vec::new();
         for position in [4095, 4096, 4097] {
-            let (sender, waiter) = oneshot::channel();
+            let (sender, waiter) = ack();
             syncer.waiting.push((position, sender));
             waiters.push(waiter);
         }

@@ -20,8 +20,9 @@ use tallylight_proto::sources::{Arrival, Marks, Scope, Seen, TICK_MS};
 use tallylight_service::Watchdog;
 use tracing::{error, info};
 
+use super::ack::{AckSender, Answer, answer_all};
 use super::active::{Active, Prepared};
-use super::batch::{AckSender, Batch, FramedDatagram, Group, Kind, Level, Payloads};
+use super::batch::{Batch, FramedDatagram, Group, Kind, Level, Payloads};
 use super::recovery::Recovered;
 use super::status::Status;
 use super::supply::Supply;
@@ -69,7 +70,7 @@ pub(super) struct Writer {
     is_shedding: bool,
     ledger: LedgerState,
     /// To be answered with the next commit, and by the sync that reaches a position.
-    answers: Vec<(AckSender, Result<(), Shed>)>,
+    answers: Vec<(AckSender, Answer)>,
     synced: Vec<(u64, AckSender)>,
     /// Where the supply was last told to be.
     told: u64,
@@ -377,10 +378,7 @@ impl Writer {
         }
         let position = self.active.as_ref().map(Active::position);
         self.status.drained(drained, position, &self.ledger.since_start);
-        for (sender, answer) in self.answers.drain(..) {
-            // whoever waited may be gone
-            let _ = sender.send(answer);
-        }
+        answer_all(self.answers.drain(..));
         if !self.synced.is_empty() {
             let waiting = std::mem::take(&mut self.synced);
             self.tell_syncer(Task::Wait(waiting));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tallylight_collector::log::{Batch, Level, Log, Options, Recovered};
+use tallylight_collector::log::{Ack, Batch, Level, Log, Options, Recovered, ack};
 use tallylight_proto::beacon::Judged;
 use tallylight_proto::datagram::{Number, SourceId};
 use tallylight_proto::event::Origin;
@@ -17,7 +17,6 @@ use tallylight_proto::segment::{
 use tallylight_proto::sources::{Figures, Report, Scope};
 use tallylight_proto::{Event, Front, Id, Refusal, Shed, layout};
 use tempfile::TempDir;
-use tokio::sync::oneshot;
 
 const SEGMENT: u64 = 1 << 20;
 
@@ -92,8 +91,8 @@ fn send_three_segments(log: &Log, data: &Path) -> u64 {
     sent
 }
 
-fn fill(batch: &mut Batch, numbers: std::ops::Range<u64>, level: Level) -> oneshot::Receiver<Result<(), Shed>> {
-    let (sender, receiver) = oneshot::channel();
+fn fill(batch: &mut Batch, numbers: std::ops::Range<u64>, level: Level) -> Ack {
+    let (sender, receiver) = ack();
     let first = batch.len();
     for n in numbers {
         batch.push(&event(n));

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tallylight_collector::door::Ack;
+use tallylight_collector::log::Ack;
 use tallylight_collector::log::{Level, StatusSnapshot};
 use tokio::sync::oneshot::error::TryRecvError;
 
