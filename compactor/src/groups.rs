@@ -449,7 +449,7 @@ impl Sorted {
         places.map(|place| &self.measures[place])
     }
 
-    /// They themselves, to be found again.
+    /// They themselves, to be found again. Which was begun first is forgotten: that matters only to groups that are merged into others.
     pub fn into_groups(self) -> Groups {
         let Self { keys, measures, bytes } = self;
         Groups { keys: keys.into(), measures, bytes, ..Groups::default() }
