@@ -33,7 +33,7 @@ pub fn ack() -> (AckSender, Ack) {
 }
 
 /// Answers all. Those who wait in one runtime are told there, together: it is woken once, and not for each of them, which
-/// would be a system call each.
+/// would be a system call each. One alone wakes it by itself.
 pub(super) fn answer_all(answers: impl IntoIterator<Item = (AckSender, Answer)>) {
     let mut answers = answers.into_iter().peekable();
     while let Some(first) = answers.next() {
@@ -43,10 +43,11 @@ pub(super) fn answer_all(answers: impl IntoIterator<Item = (AckSender, Answer)>)
         while let Some(next) = answers.next_if(|(next, _)| id(&next.runtime) == id(&runtime)) {
             together.push(next);
         }
+        let are_many = together.len() > 1;
         let tell = move || together.into_iter().for_each(|(sender, answer)| sender.send(answer));
         match runtime {
-            Some(runtime) => drop(runtime.spawn(async move { tell() })),
-            None => tell(),
+            Some(runtime) if are_many => drop(runtime.spawn(async move { tell() })),
+            _ => tell(),
         }
     }
 }
