@@ -4,8 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tallylight_collector::log::Ack;
-use tallylight_collector::log::{Level, StatusSnapshot};
+use tallylight_collector::log::{Ack, Level, StatusSnapshot};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::outputs::Row;
