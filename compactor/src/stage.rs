@@ -17,28 +17,37 @@ pub struct Stage<S> {
 struct Turn<S> {
     /// Whose it is; nobody's any more once somebody has failed.
     of: Option<u64>,
+    /// How many wait for theirs. To notify costs a system call even where nobody does.
+    waiting: usize,
     state: S,
 }
 
 impl<S> Stage<S> {
     /// That the work with number 0 is first in.
     pub fn new(state: S) -> Self {
-        Self { turn: Mutex::new(Turn { of: Some(0), state }), turned: Condvar::new() }
+        Self { turn: Mutex::new(Turn { of: Some(0), waiting: 0, state }), turned: Condvar::new() }
     }
 
     /// Does a piece of work when it is its turn, and then it is that of the next number. Once one has failed or panicked there
     /// is nothing for those behind it.
     pub fn pass<T, E>(&self, number: u64, work: impl FnOnce(&mut S) -> Result<T, E>) -> Result<Option<T>, E> {
         let is_early = |turn: &mut Turn<S>| turn.of.is_some_and(|of| of != number);
-        let turn = self.turned.wait_while(self.turn(), is_early);
-        let mut turn = turn.unwrap_or_else(PoisonError::into_inner);
+        let mut turn = self.turn();
+        if is_early(&mut turn) {
+            turn.waiting += 1;
+            turn = self.turned.wait_while(turn, is_early).unwrap_or_else(PoisonError::into_inner);
+            turn.waiting -= 1;
+        }
         if turn.of.is_none() {
             return Ok(None);
         }
         let done = catch_unwind(AssertUnwindSafe(|| work(&mut turn.state)));
         turn.of = matches!(done, Ok(Ok(_))).then_some(number + 1);
+        let is_awaited = turn.waiting > 0;
         drop(turn);
-        self.turned.notify_all();
+        if is_awaited {
+            self.turned.notify_all();
+        }
         done.unwrap_or_else(|panic| resume_unwind(panic)).map(Some)
     }
 
