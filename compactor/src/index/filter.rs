@@ -9,6 +9,8 @@
 const WORD: usize = size_of::<u32>();
 /// Words of a block.
 const WORDS: usize = 8;
+/// Bytes of a group's filter.
+pub(super) const BYTES: usize = 119 * WORDS * WORD;
 /// Odd numbers, one for each word: those of Parquet.
 const SALT: [u32; WORDS] =
     [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
@@ -42,7 +44,7 @@ impl FilterKey {
     }
 }
 
-/// Adds an id. What is left of the filter behind its last whole block is not used.
+/// Adds an id.
 pub(super) fn add(filter: &mut [u8], key: FilterKey) {
     let blocks = filter.as_chunks_mut::<{ WORDS * WORD }>().0;
     let words = blocks[key.block(blocks.len())].as_chunks_mut().0;
@@ -67,7 +69,7 @@ mod tests {
     fn it_admits_all_that_were_added_and_few_others() {
         // what a group's filter holds, of ids that differ as little as ids of one client's batch do
         let id = |n: u128| Uuid::from_u128(0x019a_b000_0000_7000_8000_0000_0000_0000 + n * 3).as_u128();
-        let mut filter = vec![0; 3836];
+        let mut filter = vec![0; BYTES];
         (0..2032).for_each(|n| add(&mut filter, FilterKey::of(id(n))));
         assert!((0..2032).all(|n| may_hold(&filter, FilterKey::of(id(n)))));
         let wrong = (2032..102_032).filter(|n| may_hold(&filter, FilterKey::of(id(*n)))).count();
@@ -76,7 +78,7 @@ mod tests {
 
     #[test]
     fn places_on_disk_do_not_change() {
-        let mut filter = vec![0; 3836];
+        let mut filter = vec![0; BYTES];
         add(&mut filter, FilterKey::of(0x019a_b000_0000_7000_8000_0000_0000_0001));
         let bits = (0..filter.len() * 8).filter(|bit| filter[bit / 8] & (1 << (bit % 8)) != 0);
         assert_eq!(bits.collect::<Vec<_>>(), BITS_OF_VERSION_2);

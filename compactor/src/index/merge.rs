@@ -17,13 +17,13 @@ const OF_ONE_SIZE: usize = 4;
 const MANY_SMALL_RUNS: usize = 16;
 /// So many in all are many: each is a file that is open, and how often it is asked is known only since then.
 const MANY_RUNS: usize = 32;
-/// Runs with more copies are large: 64 MiB.
+/// Runs with more copies are large: some 40 MiB.
 const LARGE_COPIES: u64 = 2 << 20;
-/// Up to here, a run is of the smallest size; each next one is four times as large. 1 MiB.
+/// Up to here, a run is of the smallest size; each next one is four times as large.
 const SMALLEST_COPIES: u64 = 32_768;
 /// So many copies are worth starting threads for.
 pub(super) const MUCH: u64 = 65_536;
-/// No run is made larger than this by merging: 2 GiB, seconds of work.
+/// No run is made larger than this by merging: some 1.4 GiB, seconds of work.
 const MOST_COPIES: u64 = 64 << 20;
 
 /// What decides whether a run is merged.

@@ -33,6 +33,7 @@ mod filter;
 mod head;
 mod manifest;
 mod merge;
+mod packing;
 mod page;
 mod run;
 
@@ -106,7 +107,7 @@ pub struct Usage {
     pub head_copies: usize,
     /// Bytes of pages in memory.
     pub cache_bytes: usize,
-    /// Bytes by which runs are found in: 16 for each 2032 copies.
+    /// Bytes by which runs are found in: 20 for each 2032 copies.
     pub fence_bytes: usize,
     /// Files.
     pub runs: usize,

@@ -32,6 +32,11 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes were cut out"))
 }
 
+/// The four bytes at `at`, as a number.
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes were cut out"))
+}
+
 /// The id at `at`. Big-endian: the order of the numbers is that of the bytes, and for version 7 that of time.
 pub(super) fn id_at(bytes: &[u8], at: usize) -> u128 {
     u128::from_be_bytes(bytes[at..at + 16].try_into().expect("sixteen bytes were cut out"))

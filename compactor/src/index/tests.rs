@@ -78,7 +78,7 @@ fn memory_is_bounded_and_runs_stay_few_whatever_the_ids() {
         assert_eq!(index.judge(id, n, NOW).unwrap(), Verdict::First);
         let usage = index.usage();
         assert!(usage.head_copies <= 1000 && usage.cache_bytes <= 10 * page::PAGE_BYTES, "{usage:?}");
-        assert!(usage.runs <= 16 && usage.fence_bytes <= 16 * (60 + usage.runs), "{usage:?}");
+        assert!(usage.runs <= 16 && usage.fence_bytes <= 20 * (60 + usage.runs), "{usage:?}");
     }
     let usage = index.usage();
     assert_eq!(usage.run_copies + usage.head_copies as u64, 60_000);
@@ -166,7 +166,7 @@ fn a_large_run_finds_every_id_and_no_other() {
     assert_eq!(written(&folder, 5, &(0..copies).map(copy).collect::<Vec<_>>()), copies);
 
     let mut run = Run::open(folder.path(), 5, copies).unwrap();
-    assert_eq!(run.memory(), 300 * 16);
+    assert_eq!(run.memory(), 300 * 20);
     let mut cache = PageCache::new(64 * page::PAGE_BYTES);
     let mut positions = |id: u128| {
         let mut positions = Vec::new();
@@ -196,11 +196,80 @@ fn a_large_run_finds_every_id_and_no_other() {
     assert_eq!(reader.peek().unwrap(), None);
 }
 
+/// A copy as close to others as those of one group are, as far away as can be, or in between in some fields.
+fn any_copy() -> impl Strategy<Value = FirstCopy> {
+    let id = prop_oneof![any::<u128>(), any::<u8>().prop_map(u128::from), Just(u128::MAX), Just(7)];
+    let position = prop_oneof![any::<u64>(), any::<u16>().prop_map(u64::from), Just(u64::MAX), Just(7)];
+    let received_at = prop_oneof![any::<i64>(), (NOW..NOW + DAY_MS), Just(i64::MIN), Just(i64::MAX), Just(NOW)];
+    (id, position, received_at).prop_map(|(id, position, received_at)| FirstCopy { id, position, received_at })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn what_is_in_a_run_is_what_was_put_there(copies in prop::collection::btree_set(any_copy(), 1..700), times in 1..=4_u64) {
+        let folder = folder();
+        // some runs have several groups
+        let copies: Vec<_> = (0..times)
+            .flat_map(|n| copies.iter().map(move |copy| FirstCopy { position: copy.position.wrapping_add(n << 32), ..*copy }))
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let held = written(&folder, 1, &copies);
+        prop_assert_eq!(held, copies.len() as u64);
+        let mut run = Run::open(folder.path(), 1, held).unwrap();
+        prop_assert_eq!(Some(run.newest), copies.iter().map(|copy| copy.received_at).max());
+        let mut reader = run.read_all();
+        for copy in &copies {
+            prop_assert_eq!(reader.peek().unwrap(), Some(*copy));
+            reader.skip();
+        }
+        prop_assert_eq!(reader.peek().unwrap(), None);
+        let mut cache = PageCache::new(64 * page::PAGE_BYTES);
+        for copy in &copies {
+            prop_assert_eq!(run.find(&mut cache, copy.id, |held| (held == *copy).then_some(())).unwrap(), Some(()));
+        }
+    }
+}
+
+#[test]
+fn a_copy_takes_the_bytes_in_which_it_differs_from_those_of_its_group() {
+    let bytes_of = |copy: &dyn Fn(u64) -> FirstCopy| {
+        let folder = folder();
+        let copies = 100 * COPIES_IN_GROUP as u64;
+        let mut all: Vec<_> = (0..copies).map(copy).collect();
+        all.sort_unstable();
+        written(&folder, 1, &all);
+        fs::metadata(run::path(folder.path(), 1)).unwrap().len() as f64 / copies as f64
+    };
+    let random = |n: u64| u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    let received_at = |n: u64| NOW + i64::try_from(n / 28).unwrap();
+    // of version 7, a hundred million an hour, records of 330 bytes; of version 4; and as bad as can be
+    let of_a_time = bytes_of(&|n| FirstCopy {
+        id: u128::from(received_at(n).cast_unsigned()) << 80 | random(n) >> 48,
+        position: n * 330,
+        received_at: received_at(n),
+    });
+    let of_no_time = bytes_of(&|n| FirstCopy { id: random(n), position: n * 330, received_at: received_at(n) });
+    let spread = bytes_of(&|n| FirstCopy {
+        id: random(n % 2 * u64::from(u32::MAX) + n),
+        position: u64::MAX * (n % 2),
+        received_at: if n % 3 == 0 { i64::MIN } else { i64::MAX },
+    });
+    assert!(of_a_time < 20.5 && of_no_time < 24.5 && spread < 35.0, "{of_a_time} {of_no_time} {spread}");
+}
+
 #[test]
 fn any_flipped_byte_of_a_run_is_an_error_and_never_a_wrong_answer() {
     let folder = folder();
-    let copies = 150;
-    let copy = |n: u64| FirstCopy { id: id(u128::from(n) * 2).as_u128(), position: n * 100, received_at: NOW };
+    let copies = 200;
+    // far enough apart for two blocks
+    let copy = |n: u64| FirstCopy {
+        id: id(u128::from(n) << 90).as_u128(),
+        position: n << 40,
+        received_at: NOW + i64::try_from(n).unwrap() * HOUR_MS,
+    };
     written(&folder, 7, &(0..copies).map(copy).collect::<Vec<_>>());
     let path = run::path(folder.path(), 7);
     let whole = fs::read(&path).unwrap();
