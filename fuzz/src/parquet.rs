@@ -35,6 +35,11 @@ const LIMITS: Limits = Limits { head_copies: 1000, cache_bytes: 16 * 4096 };
 const COVERED: u64 = 1 << 20;
 const IDS: u64 = 300;
 
+/// The ids that are held, far enough apart for several blocks.
+fn held(n: u64) -> Uuid {
+    Uuid::from_u128(u128::from(n) << 90 | 1)
+}
+
 thread_local! {
     static FILES: Files = Files::make();
 }
@@ -91,7 +96,7 @@ impl Files {
         let index = folder.path().join("index");
         let mut made = Index::open(&index, LIMITS).expect("an index");
         for n in 0..IDS {
-            made.judge(Uuid::from_u128(u128::from(n) << 40 | 1), n, NOW).expect("an answer");
+            made.judge(held(n), n << 40, NOW).expect("an answer");
         }
         made.flush(IDS).expect("a run");
 
@@ -158,7 +163,7 @@ impl Files {
         }
         let Ok(mut index) = Index::open(&harmed, LIMITS) else { return };
         for n in (0..IDS).step_by(13) {
-            let verdict = index.judge(Uuid::from_u128(u128::from(n) << 40 | 1), n + IDS, NOW);
+            let verdict = index.judge(held(n), n + IDS, NOW);
             let is_right = matches!(verdict, Err(_) | Ok(Verdict::Duplicate));
             assert!(kind == 0 || is_right, "{n} is held, and was judged {verdict:?}");
         }

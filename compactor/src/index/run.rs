@@ -6,24 +6,26 @@
 //!
 //! | page | bytes |
 //! | --- | --- |
-//! | block | as many copies as have room: id, position, received at, packed |
-//! | leaf | the first id of each of its group's blocks, 16 × 16 (big-endian); a filter of its ids, 3808; its [`Packing`], 19 |
+//! | block | as many copies as have room, packed |
+//! | leaf | the first id of each of its group's blocks, 16 × 16; a filter of its ids, 3808; its [`Packing`], 19 |
 //! | fences | the first id of each group, 16, and the page of its leaf, 4; 204 to a page |
 //! | footer | magic 8, copies 8, last id 16, newest receive time 8 |
 //!
-//! A group has 2032 copies, the last one what is left. Ids next to each other begin alike, those of version 7 were received at about
-//! the same time, too, and where in the log that was needs few bytes in any run: so a copy takes some 20 bytes, in a group whose
-//! fields are spread as far as they can be 32. Fences alone stay in memory, 20 bytes for a group; all else is read
-//! through the cache. Ids of version 7 sort by their time, so those asked for together lie together; of other ids, nothing but speed
-//! and size differ.
+//! Ids are big-endian here, all other numbers little-endian.
+//!
+//! Every group but the last has 2032 copies, and every block but its group's last is full: so what a block has follows from how many
+//! copies there are. Ids next to each other begin alike, those of version 7 were received at about the same time, too: so a copy takes
+//! 18 to 21 bytes where it has such an id, 24 to 27 of others, with its share of the leaf, and 34 where fields are spread as far as they can be.
+//! Fences alone stay in memory, 20 bytes for a group; all else is read through the cache. Ids of version 7 sort by their
+//! time, so those asked for together lie together; of other ids, nothing but speed and size differ.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::cache::PageCache;
 use super::filter::{self, FilterKey};
-use super::packing::{COPY_BYTES, Packing};
-use super::page::{BODY_BYTES, PAGE_BYTES, id_at, is_whole, seal, u32_at, u64_at};
+use super::packing::{MOST_BYTES, Packing};
+use super::page::{BODY_BYTES, PAGE_BYTES, Page, id_at, is_whole, seal, u32_at, u64_at};
 use super::{FirstCopy, IndexError};
 use crate::side_by_side;
 use crate::storage::{NewFile, ReadFile};
@@ -31,7 +33,7 @@ use crate::storage::{NewFile, ReadFile};
 const MAGIC: [u8; 8] = *b"TLindex3";
 const BLOCKS_IN_GROUP: usize = 16;
 /// As many as surely have room.
-pub(super) const COPIES_IN_GROUP: usize = BLOCKS_IN_GROUP * (BODY_BYTES / COPY_BYTES);
+pub(super) const COPIES_IN_GROUP: usize = BLOCKS_IN_GROUP * (BODY_BYTES / MOST_BYTES);
 const ID_BYTES: usize = 16;
 /// In a leaf, behind the blocks' first ids.
 const FILTER_AT: usize = BLOCKS_IN_GROUP * ID_BYTES;
@@ -76,8 +78,8 @@ impl Run {
             file.read_at(&mut page, at * PAGE_BYTES as u64).map_err(IndexError::from_read)?;
             if is_whole(&page, number, at) { Ok(page) } else { Err(corrupt(at)) }
         };
-        // what is cut off within a page has another one at its end
-        let footer_at = (file.len()? / PAGE_BYTES as u64).checked_sub(1).ok_or_else(|| corrupt(0))?;
+        let pages = Some(file.len()?).filter(|len| len % PAGE_BYTES as u64 == 0).map(|len| len / PAGE_BYTES as u64);
+        let footer_at = pages.and_then(|pages| pages.checked_sub(1)).ok_or_else(|| corrupt(0))?;
         let footer = read(footer_at)?;
         if copies == 0 || footer[..8] != MAGIC || u64_at(&footer, 8) != copies {
             return Err(corrupt(footer_at));
@@ -93,6 +95,11 @@ impl Run {
             let here = FENCES_IN_PAGE.min(groups - fences.len());
             fences.extend((0..here).map(|n| id_at(&page, n * FENCE_BYTES)));
             leaves.extend((0..here).map(|n| u32_at(&page, n * FENCE_BYTES + ID_BYTES)));
+        }
+        // how many blocks a group has is for its leaf to say
+        let reach_the_fences = leaves.last().is_some_and(|leaf| u64::from(*leaf) + 1 == fences_at);
+        if !leaves.is_sorted() || !reach_the_fences {
+            return Err(corrupt(footer_at));
         }
         Ok(Self { file, number, copies, newest, fences, leaves, last, asked: 0 })
     }
@@ -117,7 +124,7 @@ impl Run {
             let blocks = self.blocks_of(group);
             let leaf = cache.page(&self.file, self.number, blocks.end.into())?;
             if filter::may_hold(&leaf[FILTER_AT..PACKING_AT], key) {
-                let packing = Packing::read(id_at(leaf, 0), &leaf[PACKING_AT..]);
+                let packing = self.packing_of(group, leaf)?;
                 let firsts = |block: &u32| id_at(leaf, (block - blocks.start) as usize * ID_BYTES);
                 let from = blocks.clone().take_while(|block| firsts(block) < id).last().unwrap_or(blocks.start);
                 let to = (from..blocks.end).take_while(|block| firsts(block) <= id).last();
@@ -149,11 +156,23 @@ impl Run {
         start..self.leaves[group]
     }
 
-    /// How many copies the `block`th block of a group has.
+    /// How a group's copies are packed, as its leaf says.
+    fn packing_of(&self, group: usize, leaf: &Page) -> Result<Packing, IndexError> {
+        let blocks = self.blocks_of(group);
+        Packing::read(id_at(leaf, 0), &leaf[PACKING_AT..])
+            .filter(|packing| self.copies_in_group(group).div_ceil(packing.copies_in_block()) == blocks.len())
+            .ok_or_else(|| IndexError::Corrupt { path: self.file.path().to_owned(), page: blocks.end.into() })
+    }
+
     #[expect(clippy::cast_possible_truncation, reason = "a group has few copies")]
+    fn copies_in_group(&self, group: usize) -> usize {
+        (self.copies - (group * COPIES_IN_GROUP) as u64).min(COPIES_IN_GROUP as u64) as usize
+    }
+
+    /// How many copies the `block`th block of a group has.
     fn copies_in(&self, group: usize, packing: &Packing, block: u32) -> usize {
-        let in_group = (self.copies - (group * COPIES_IN_GROUP) as u64).min(COPIES_IN_GROUP as u64) as usize;
-        in_group.saturating_sub(block as usize * packing.copies_in_block()).min(packing.copies_in_block())
+        let in_block = packing.copies_in_block();
+        self.copies_in_group(group).saturating_sub(block as usize * in_block).min(in_block)
     }
 }
 
@@ -194,7 +213,7 @@ impl RunReader<'_> {
             return Err(IndexError::Corrupt { path: run.file.path().to_owned(), page: number });
         }
         if let Some((leaf, pages)) = pages.split_last() {
-            let packing = Packing::read(id_at(leaf, 0), &leaf[PACKING_AT..]);
+            let packing = run.packing_of(self.group, leaf)?;
             for (page, block) in pages.iter().zip(0..) {
                 let copies = run.copies_in(self.group, &packing, block);
                 self.copies.extend((0..copies).map(|n| packing.copy_at(page, n)));
@@ -244,7 +263,7 @@ pub(super) fn write<G: Send>(
     for fences in fences.chunks(FENCES_IN_PAGE) {
         page.fill(0);
         for (fence, (first, leaf)) in page.as_chunks_mut::<FENCE_BYTES>().0.iter_mut().zip(fences) {
-            let leaf = u32::try_from(*leaf).expect("a run has at most 2^26 copies");
+            let leaf = u32::try_from(*leaf).expect("a run has far fewer pages than four billion");
             fence[..ID_BYTES].copy_from_slice(&first.to_be_bytes());
             fence[ID_BYTES..].copy_from_slice(&leaf.to_le_bytes());
         }
